@@ -1,0 +1,113 @@
+//! Responses that are in flight until their end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::Lease;
+
+/// A response that [`Balance`](crate::Balance) can give back, and until when its pick is in flight.
+pub trait Hold {
+    /// The response with the lease in it.
+    type Held;
+
+    /// Keeps `lease` until the response is over.
+    fn hold(self, lease: Lease) -> Self::Held;
+}
+
+/// A connection service answers when the connection is over, so its lease is over too.
+impl Hold for () {
+    type Held = ();
+
+    fn hold(self, _: Lease) {}
+}
+
+/// A request is in flight until the end of the response's body.
+impl<B> Hold for Response<B> {
+    type Held = Response<Leased<B>>;
+
+    fn hold(self, lease: Lease) -> Self::Held {
+        self.map(|body| Leased { body, lease: Some(lease) })
+    }
+}
+
+pin_project! {
+    /// A body that holds a [`Lease`] until its end, its failure, or its drop.
+    #[derive(Debug)]
+    pub struct Leased<B> {
+        #[pin]
+        body: B,
+        lease: Option<Lease>,
+    }
+}
+
+impl<B> Leased<B> {
+    /// A body that holds nothing.
+    pub fn free(body: B) -> Self {
+        Self { body, lease: None }
+    }
+}
+
+impl<B: Body> Body for Leased<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        // Servers drop a body late, or only with the connection; its end is what counts.
+        if !matches!(frame, Some(Ok(_))) || this.body.is_end_stream() {
+            *this.lease = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http_body_util::{BodyExt, Full, StreamBody};
+
+    use super::*;
+    use crate::Backend;
+
+    fn backend() -> Arc<Backend> {
+        Arc::new(Backend::new("a", "127.0.0.1:1".parse().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn is_in_flight_until_the_last_frame() {
+        let backend = backend();
+        let response = Response::new(Full::new(&b"hello"[..])).hold(Lease::new(Arc::clone(&backend)));
+        assert_eq!(backend.in_flight(), 1);
+        let mut body = response.into_body();
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(backend.in_flight(), 0, "the body has ended, though nobody dropped it");
+    }
+
+    #[tokio::test]
+    async fn a_failed_or_dropped_body_is_not_in_flight() {
+        let backend = backend();
+        let fails = futures_util::stream::iter([Err::<Frame<&[u8]>, _>("broken")]);
+        let mut body = Response::new(StreamBody::new(fails)).hold(Lease::new(Arc::clone(&backend))).into_body();
+        assert!(body.frame().await.unwrap().is_err());
+        assert_eq!(backend.in_flight(), 0);
+        drop(Response::new(Full::new(&b"hello"[..])).hold(Lease::new(Arc::clone(&backend))));
+        assert_eq!(backend.in_flight(), 0);
+    }
+}

@@ -1,0 +1,35 @@
+//! The proof that a pick is in flight.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::Backend;
+
+/// Counts as in flight at its backend for as long as it lives.
+///
+/// It holds the backend itself, so the count is right across every rebuild of the table. For a
+/// request it lives until the end of the response's body, for a connection until that is closed.
+#[derive(Debug)]
+#[must_use = "dropped, it counts as done"]
+pub struct Lease {
+    backend: Arc<Backend>,
+}
+
+impl Lease {
+    /// Counts one more in flight at `backend`.
+    pub fn new(backend: Arc<Backend>) -> Self {
+        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { backend }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.backend.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

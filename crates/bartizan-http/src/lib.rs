@@ -1,0 +1,37 @@
+//! HTTP as tower parts over hyper: serving, pooling, forwarding.
+//!
+//! [`ServeHttp`] turns a service of requests into one of connections. [`HttpPool`] turns a dial
+//! service of streams into one of HTTP connections that are kept alive. What lies between them is a
+//! tower stack; with `Balance` in it, that is a reverse proxy:
+//!
+//! ```no_run
+//! use bartizan_balance::{Balance, Cluster, RoundRobin};
+//! use bartizan_http::{ForwardedLayer, HttpPool, ServeHttp};
+//! use bartizan_net::{TcpDial, serve};
+//! use tower::ServiceBuilder;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let web = Cluster::builder("web").backend("web1", "192.168.1.10:80").build()?;
+//! let requests = ServiceBuilder::new()
+//!     .layer(ForwardedLayer::new())
+//!     .service(Balance::new(web, RoundRobin::new(), HttpPool::new(TcpDial::new())));
+//! let listener = tokio::net::TcpListener::bind("[::]:80").await?;
+//! serve(listener, ServeHttp::new(requests)).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Bodies stream both ways with backpressure; nothing is collected.
+
+mod error;
+mod forwarded;
+mod headers;
+mod pool;
+mod serve;
+
+pub use error::{ClientBodyError, SendError, status_of};
+pub use forwarded::{Forwarded, ForwardedLayer};
+pub use headers::strip_hop_by_hop;
+pub use pool::{Checkout, HttpPool, HttpPoolLayer, PooledBody, PooledConn, SendFuture};
+pub use serve::{
+    Answer, H2Executor, Reply, RequestBody, Serving, ServeHttp, ServeHttpError,
+};

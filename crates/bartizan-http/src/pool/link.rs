@@ -1,0 +1,228 @@
+//! What a request's future, its connection's task and its body know of one backend connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// The shared state of one backend connection.
+///
+/// ```text
+/// ## Busy => Idle        the response's body has ended
+/// ## Idle => Busy        a request reserved it
+/// ## Idle => Retired     its task found that it was idle for too long, or it closed
+/// ```
+#[derive(Debug)]
+pub(crate) struct Link {
+    born: Instant,
+    state: AtomicU8,
+    // Microseconds after `born`.
+    last_io: AtomicU64,
+    bytes_read: AtomicU64,
+    waiting_for_client: AtomicBool,
+}
+
+const BUSY: u8 = 0;
+const IDLE: u8 = 1;
+const RETIRED: u8 = 2;
+
+impl Link {
+    pub(crate) fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            state: AtomicU8::new(BUSY),
+            last_io: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+            waiting_for_client: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes it for a request; `false` if it is retired, or taken.
+    pub(crate) fn reserve(&self) -> bool {
+        self.state.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Nobody uses it now. One that is retired stays so.
+    pub(crate) fn release(&self) {
+        let _ = self.state.compare_exchange(BUSY, IDLE, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    pub(crate) fn retire(&self) {
+        self.state.store(RETIRED, Ordering::Release);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.state.load(Ordering::Acquire) == RETIRED
+    }
+
+    /// Retires it if it is idle and has been quiet for `limit`. Otherwise says when to ask again.
+    pub(crate) fn retire_if_idle(&self, limit: Duration) -> Result<(), Instant> {
+        let now = Instant::now();
+        let due = later(self.last_io(), limit);
+        match self.state.load(Ordering::Acquire) {
+            RETIRED => return Ok(()),
+            IDLE if due <= now => {}
+            IDLE => return Err(due),
+            _ => return Err(later(now, limit)),
+        }
+        let retired = self.state.compare_exchange(IDLE, RETIRED, Ordering::AcqRel, Ordering::Acquire);
+        retired.map(drop).map_err(|_| later(now, limit))
+    }
+
+    /// When the backend last took or sent a byte.
+    pub(crate) fn last_io(&self) -> Instant {
+        self.born + Duration::from_micros(self.last_io.load(Ordering::Relaxed))
+    }
+
+    /// How many bytes the backend has sent in all.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// Whether the backend cannot be expected to do anything, because the client's body is awaited.
+    pub(crate) fn is_waiting_for_client(&self) -> bool {
+        self.waiting_for_client.load(Ordering::Relaxed)
+    }
+
+    fn note_io(&self) {
+        self.last_io.store(self.born.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
+fn later(from: Instant, by: Duration) -> Instant {
+    from.checked_add(by).unwrap_or_else(|| from + Duration::from_secs(86_400))
+}
+
+/// A backend's stream, with what happens on it noted in its [`Link`].
+pub(crate) struct LinkIo<IO> {
+    pub(crate) io: IO,
+    pub(crate) link: Arc<Link>,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for LinkIo<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            self.link.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+            self.link.note_io();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for LinkIo<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.link.note_io();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        self.link.note_io();
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A request's body on its way to a backend, noting in the [`Link`] when the client is awaited.
+pub(crate) struct Upload<B> {
+    body: B,
+    end: UploadEnd,
+}
+
+/// However an upload ends, nobody waits for the client after it.
+struct UploadEnd(Arc<Link>);
+
+impl Drop for UploadEnd {
+    fn drop(&mut self) {
+        self.0.waiting_for_client.store(false, Ordering::Relaxed);
+    }
+}
+
+impl<B> Upload<B> {
+    pub(crate) fn new(body: B, link: Arc<Link>) -> Self {
+        Self { body, end: UploadEnd(link) }
+    }
+
+    pub(crate) fn into_body(self) -> B {
+        self.body
+    }
+}
+
+impl<B: Body + Unpin> Body for Upload<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.end.0.waiting_for_client.store(frame.is_pending(), Ordering::Relaxed);
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn is_reserved_once_and_retired_only_when_idle_for_long() {
+        let link = Link::new();
+        assert!(!link.reserve(), "a new one is busy");
+        link.release();
+        tokio::time::advance(LIMIT / 2).await;
+        assert!(link.retire_if_idle(LIMIT).is_err(), "not idle for long enough");
+        assert!(link.reserve());
+        tokio::time::advance(LIMIT).await;
+        assert!(link.retire_if_idle(LIMIT).is_err(), "busy");
+        link.release();
+        assert!(link.retire_if_idle(LIMIT).is_ok());
+        assert!(!link.reserve(), "retired");
+        link.release();
+        assert!(link.is_retired());
+    }
+}

@@ -1,0 +1,147 @@
+//! Bodies of requests and responses, as the server sees them.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bartizan_net::IdleTimer;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+
+use super::state::InFlight;
+use crate::ClientBodyError;
+
+/// A request's body as it comes from a client. Its default is the empty body.
+///
+/// Reading it fails when the client is silent for too long while it is awaited. Not read, it does
+/// not come: backpressure reaches the client.
+#[derive(Default)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    idle: Option<IdleTimer>,
+    waiting: bool,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Incoming, idle: Duration) -> Self {
+        if incoming.is_end_stream() {
+            return Self::default();
+        }
+        Self { incoming: Some(incoming), idle: Some(IdleTimer::new(idle)), waiting: false }
+    }
+
+    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<ClientBodyError> {
+        let Some(idle) = &mut self.idle else { return Poll::Pending };
+        if !self.waiting {
+            self.waiting = true;
+            idle.touch();
+        }
+        idle.poll_expired(cx).map(|()| ClientBodyError::Timeout { limit: idle.limit() })
+    }
+}
+
+/// hyper's body, without a limit on time.
+impl From<Incoming> for RequestBody {
+    fn from(incoming: Incoming) -> Self {
+        Self { incoming: Some(incoming), idle: None, waiting: false }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = ClientBodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+            return this.poll_silent(cx).map(|error| {
+                this.incoming = None;
+                Some(Err(error))
+            });
+        };
+        this.waiting = false;
+        Poll::Ready(frame.map(|result| result.map_err(|e| ClientBodyError::Broken(e.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("ended", &self.is_end_stream()).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// A response's body on its way to a client: the service's, or a short text of our own.
+    #[derive(Debug)]
+    pub struct Reply<B> {
+        #[pin]
+        kind: Kind<B>,
+        in_flight: Option<InFlight>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    #[derive(Debug)]
+    enum Kind<B> {
+        Service { #[pin] body: B },
+        Text { text: Bytes },
+    }
+}
+
+impl<B> Reply<B> {
+    pub(super) fn new(body: B, in_flight: InFlight) -> Self {
+        Self { kind: Kind::Service { body }, in_flight: Some(in_flight) }
+    }
+
+    pub(super) fn text(text: Bytes, in_flight: InFlight) -> Self {
+        Self { kind: Kind::Text { text }, in_flight: Some(in_flight) }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Reply<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProj::Service { body } => body.poll_frame(cx),
+            KindProj::Text { text } => {
+                let text = std::mem::take(text);
+                Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Service { body } => body.is_end_stream(),
+            Kind::Text { text } => text.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Service { body } => body.size_hint(),
+            Kind::Text { text } => SizeHint::with_exact(text.len() as u64),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What the task, the stream and the requests of one client connection know of each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+
+use bartizan_net::ConnInfo;
+
+/// The shared state of one client connection.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) info: Arc<ConnInfo>,
+    pub(super) h2: bool,
+    in_flight: AtomicUsize,
+    // Counts ends of requests: it tells one idle time from the next.
+    finished: AtomicUsize,
+    head_begun: AtomicBool,
+    stalled: AtomicBool,
+    // Counts writes that went on after a stall: it tells one stall from the next.
+    unstalled: AtomicUsize,
+    draining: AtomicBool,
+    end: AtomicU8,
+}
+
+/// What a connection is doing, as far as limits on time go. Equal phases are the same stretch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No request is in flight, and none has begun.
+    Idle(usize),
+    /// A request's head has begun.
+    Head(usize),
+    /// The client does not read what is written.
+    Stalled(usize),
+    /// A request is in flight. Its own parts have their own limits.
+    Busy,
+}
+
+/// How the stream is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum End {
+    No = 0,
+    /// As if the client had closed it.
+    Quiet = 1,
+    /// With a 408 first.
+    HeadTimeout = 2,
+}
+
+impl State {
+    pub(super) fn new(info: Arc<ConnInfo>, h2: bool) -> Self {
+        Self {
+            info,
+            h2,
+            in_flight: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
+            head_begun: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+            unstalled: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            end: AtomicU8::new(End::No as u8),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        if self.stalled.load(Ordering::Relaxed) {
+            return Phase::Stalled(self.unstalled.load(Ordering::Relaxed));
+        }
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return Phase::Busy;
+        }
+        let finished = self.finished.load(Ordering::Relaxed);
+        let begun = self.head_begun.load(Ordering::Relaxed);
+        if begun { Phase::Head(finished) } else { Phase::Idle(finished) }
+    }
+
+    pub(super) fn note_read(&self) {
+        // An HTTP/2 client sends frames of many kinds; a head among them cannot be told from here.
+        if !self.h2 && self.in_flight.load(Ordering::Relaxed) == 0 {
+            self.head_begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn note_write(&self, pending: bool) {
+        if pending {
+            self.stalled.store(true, Ordering::Relaxed);
+        } else if self.stalled.load(Ordering::Relaxed) {
+            self.stalled.store(false, Ordering::Relaxed);
+            self.unstalled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn end(&self) -> End {
+        match self.end.load(Ordering::Relaxed) {
+            0 => End::No,
+            1 => End::Quiet,
+            _ => End::HeadTimeout,
+        }
+    }
+
+    pub(super) fn set_end(&self, end: End) {
+        self.end.store(end as u8, Ordering::Relaxed);
+    }
+}
+
+/// A request from its head to the end of its answer's body.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<State>);
+
+impl InFlight {
+    pub(super) fn new(state: Arc<State>) -> Self {
+        state.in_flight.fetch_add(1, Ordering::Relaxed);
+        state.head_begun.store(false, Ordering::Relaxed);
+        Self(state)
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.finished.fetch_add(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,219 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ProtocolVersion, ServerConfig,
+    SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::{KeyType, Leaf, TestCa, provider};
+
+/// What both sides know after a handshake, or why the client (first) or the server failed.
+struct Session {
+    alpn: Option<Vec<u8>>,
+    version: Option<ProtocolVersion>,
+    server_chain: Vec<CertificateDer<'static>>,
+    client_chain: Vec<CertificateDer<'static>>,
+}
+
+async fn handshake(
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    name: &'static str,
+) -> Result<Session, rustls::Error> {
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let connect = TlsConnector::from(client).connect(ServerName::try_from(name).unwrap(), near);
+    let (client, server) = tokio::join!(connect, TlsAcceptor::from(server).accept(far));
+    let reason = |e: std::io::Error| e.downcast::<rustls::Error>().unwrap();
+    let (client, server) = (client.map_err(reason)?, server.map_err(reason)?);
+    let chain = |certs: Option<&[CertificateDer<'static>]>| certs.unwrap_or_default().to_vec();
+    Ok(Session {
+        alpn: client.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
+        version: client.get_ref().1.protocol_version(),
+        server_chain: chain(client.get_ref().1.peer_certificates()),
+        client_chain: chain(server.get_ref().1.peer_certificates()),
+    })
+}
+
+/// The reason for which the client did not accept what the server showed.
+async fn refusal(ca: &TestCa, leaf: Leaf, name: &'static str) -> CertificateError {
+    let result = handshake(ca.issue(leaf).server_config(&[]), ca.client_config(&[]), name).await;
+    match result.err().expect("the handshake succeeded") {
+        rustls::Error::InvalidCertificate(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn epoch_plus(secs: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(secs)
+}
+
+#[tokio::test]
+async fn a_client_of_the_authority_accepts_its_leaf_for_each_of_its_names() {
+    let ca = TestCa::new("root");
+    let leaf = Leaf::server("one.test").dns("*.two.test").ip([127, 0, 0, 1]);
+    let server = ca.issue(leaf).server_config(&[]);
+
+    for name in ["one.test", "any.two.test", "127.0.0.1"] {
+        let session = handshake(server.clone(), ca.client_config(&[]), name).await.unwrap();
+        assert_eq!(session.version, Some(ProtocolVersion::TLSv1_3), "{name}");
+    }
+    let other = handshake(server, ca.client_config(&[]), "three.test").await;
+    assert!(other.is_err(), "a name that is not in it was accepted");
+}
+
+#[tokio::test]
+async fn a_server_named_by_its_address_has_the_address_in_it() {
+    let ca = TestCa::new("root");
+    let server = ca.issue(Leaf::server("::1")).server_config(&[]);
+    handshake(server, ca.client_config(&[]), "::1").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_authority_of_the_same_name_is_another_authority() {
+    let (ours, theirs) = (TestCa::new("root"), TestCa::new("root"));
+    let server = ours.issue(Leaf::server("one.test")).server_config(&[]);
+
+    let result = handshake(server, theirs.client_config(&[]), "one.test").await;
+
+    assert!(matches!(result, Err(rustls::Error::InvalidCertificate(_))));
+}
+
+#[tokio::test]
+async fn a_chain_over_two_intermediates_leads_to_the_root() {
+    let root = TestCa::new("root");
+    let lower = root.intermediate("upper").intermediate("lower");
+    let minted = lower.issue(Leaf::server("one.test"));
+
+    let session = handshake(minted.server_config(&[]), root.client_config(&[]), "one.test").await;
+
+    assert_eq!(session.unwrap().server_chain, minted.chain_der());
+    assert_eq!(minted.chain_der().len(), 3);
+    assert_eq!(&minted.chain_der()[1], lower.cert_der(), "the issuing authority comes next");
+
+    let beside = root.issue(Leaf::server("one.test"));
+    let above = handshake(beside.server_config(&[]), lower.client_config(&[]), "one.test").await;
+    assert!(above.is_ok(), "an intermediate trusts its root");
+}
+
+#[tokio::test]
+async fn expired_and_not_yet_valid_leaves_can_be_minted() {
+    let ca = TestCa::new("root");
+    let (past, future) = (epoch_plus(1_000_000_000), epoch_plus(32_000_000_000));
+
+    let expired = refusal(&ca, Leaf::server("a.test").not_after(past), "a.test").await;
+    let early = refusal(&ca, Leaf::server("a.test").not_before(future), "a.test").await;
+
+    // The context also says since when, which is the moment that was asked for.
+    let secs = |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let CertificateError::ExpiredContext { not_after, .. } = expired else { panic!("{expired:?}") };
+    assert_eq!(not_after.as_secs(), secs(past));
+    let CertificateError::NotValidYetContext { not_before, .. } = early else {
+        panic!("{early:?}")
+    };
+    assert_eq!(not_before.as_secs(), secs(future));
+}
+
+#[tokio::test]
+async fn a_clients_leaf_is_no_good_for_a_server() {
+    let ca = TestCa::new("root");
+    let reason = refusal(&ca, Leaf::client("alice").dns("a.test"), "a.test").await;
+    assert!(
+        matches!(
+            reason,
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }
+        ),
+        "{reason:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_shows_the_identity_that_it_was_given() {
+    let ca = TestCa::new("root");
+    let alice = ca.intermediate("people").issue(Leaf::client("alice").uri("spiffe://test/alice"));
+    let server = asking_for_clients(&ca);
+
+    let shown = handshake(server.clone(), ca.client_config_as(&alice, &[]), "a.test").await;
+    assert_eq!(shown.unwrap().client_chain, alice.chain_der());
+
+    let nobody = handshake(server, ca.client_config(&[]), "a.test").await;
+    assert!(matches!(
+        nobody.err(),
+        Some(
+            rustls::Error::NoCertificatesPresented
+                | rustls::Error::AlertReceived(AlertDescription::CertificateRequired)
+        )
+    ));
+}
+
+fn asking_for_clients(ca: &TestCa) -> Arc<ServerConfig> {
+    let minted = ca.issue(Leaf::server("a.test"));
+    let verifier = WebPkiClientVerifier::builder_with_provider(ca.roots().into(), provider());
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(minted.chain_der(), minted.key_der());
+    Arc::new(config.unwrap())
+}
+
+#[tokio::test]
+async fn a_leaf_for_both_serves_both() {
+    let ca = TestCa::new("root");
+    let both = ca.issue(Leaf::server("a.test").for_clients());
+
+    let server = handshake(both.server_config(&[]), ca.client_config(&[]), "a.test").await;
+    let client =
+        handshake(asking_for_clients(&ca), ca.client_config_as(&both, &[]), "a.test").await;
+
+    assert!(server.is_ok() && client.is_ok());
+}
+
+#[tokio::test]
+async fn each_kind_of_key_is_what_it_says() {
+    let kinds = [
+        (KeyType::P256, SignatureScheme::ECDSA_NISTP256_SHA256),
+        (KeyType::P384, SignatureScheme::ECDSA_NISTP384_SHA384),
+        (KeyType::Rsa2048, SignatureScheme::RSA_PSS_SHA256),
+    ];
+    let ca = TestCa::new("root");
+    for (kind, scheme) in kinds {
+        let minted = ca.issue(Leaf::server("a.test").key(kind));
+        let key = provider().key_provider.load_private_key(minted.key_der()).unwrap();
+        assert!(key.choose_scheme(&[scheme]).is_some(), "{kind:?}");
+        handshake(minted.server_config(&[]), ca.client_config(&[]), "a.test").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_server_chooses_the_protocol_in_its_own_order() {
+    let ca = TestCa::new("root");
+    let server = ca.issue(Leaf::server("a.test")).server_config(&["h2", "http/1.1"]);
+
+    let client = ca.client_config(&["http/1.1", "h2"]);
+    let session = handshake(server, client, "a.test").await.unwrap();
+
+    assert_eq!(session.alpn.as_deref(), Some(&b"h2"[..]));
+}
+
+#[test]
+fn pem_and_der_are_the_same_things() {
+    let ca = TestCa::new("root").intermediate("middle");
+    let minted = ca.issue(Leaf::server("a.test").key(KeyType::Rsa2048));
+    let certs = |pem: &str| -> Vec<_> {
+        CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()
+    };
+    let key = |pem: &str| PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+
+    assert_eq!(certs(&minted.cert_pem()), [minted.cert_der().clone()]);
+    assert_eq!(certs(&minted.chain_pem()), minted.chain_der());
+    assert_eq!(certs(&minted.bundle_pem()), minted.chain_der());
+    assert_eq!(key(&minted.bundle_pem()), minted.key_der());
+    assert_eq!(key(&minted.key_pem()), minted.key_der());
+    assert!(minted.key_pem().starts_with("-----BEGIN PRIVATE KEY-----"), "PKCS#8");
+    assert_eq!(certs(&ca.cert_pem()), [ca.cert_der().clone()]);
+}

@@ -1,0 +1,35 @@
+//! TLS as tower layers over rustls, and the certificates that it serves.
+//!
+//! [`TlsTerminateLayer`] turns a service of plaintext connections into one of TLS connections:
+//!
+//! ```no_run
+//! # use bartizan_tls::{Identity, TlsTerminateLayer};
+//! # use bartizan_net::{Conn, serve};
+//! # use tower::{Layer, service_fn};
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let hello = service_fn(|conn: Conn<tokio_rustls::server::TlsStream<_>>| async move {
+//!     let sni = conn.info().tls().and_then(|tls| tls.sni.clone());
+//!     println!("{} asked for {sni:?}", conn.info().peer());
+//!     drop::<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>(conn.into_io());
+//!     Ok::<_, std::io::Error>(())
+//! });
+//! let identity = Identity::from_pem_file("/etc/ssl/certs/domain.pem")?;
+//! let stack = TlsTerminateLayer::new(identity).layer(hello);
+//! serve(tokio::net::TcpListener::bind("[::]:443").await?, stack).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Every configuration names the aws-lc-rs provider itself, so another crate that turns on another
+//! provider changes nothing here.
+
+mod identity;
+mod load;
+mod terminate;
+
+pub use identity::Identity;
+pub use load::{LoadError, LoadProblem};
+pub use terminate::{
+    HandshakeError, TerminateFuture, TlsTerminate, TlsTerminateLayer,
+};
+
+pub use bartizan_net::TlsInfo;

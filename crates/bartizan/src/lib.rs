@@ -1,0 +1,37 @@
+//! TLS and load balancing for Rust services, as composable tower parts.
+//!
+//! A *bartizan* is the small tower on the corner of a wall from which the gate is watched. This
+//! crate gathers the parts of its siblings under one name; each can be had alone as well.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`net`] | connections: accept loop, drain, per-core workers, dialling |
+//! | [`tls`] | TLS termination and certificates (feature `tls`) |
+//! | [`balance`] | backends, policies, leases, health checks |
+//! | [`http`] | serving, pooling and forwarding HTTP (feature `http`) |
+//!
+//! What most programs need stands at the root, too: `use bartizan::prelude::*`.
+//!
+//! The [`guide`] walks through a reverse proxy line by line.
+
+pub mod guide;
+
+pub use bartizan_balance as balance;
+#[cfg(feature = "http")]
+pub use bartizan_http as http;
+pub use bartizan_net as net;
+#[cfg(feature = "tls")]
+pub use bartizan_tls as tls;
+
+pub use bartizan_net::serve;
+
+pub mod prelude {
+    //! The names that most programs need.
+
+    pub use bartizan_balance::{Backend, Balance, BalanceLayer, Checks, Cluster, RoundRobin};
+    #[cfg(feature = "http")]
+    pub use bartizan_http::{ForwardedLayer, HttpPool, HttpPoolLayer, ServeHttp};
+    pub use bartizan_net::{Conn, ConnInfo, Drain, TcpDial, Workers, serve};
+    #[cfg(feature = "tls")]
+    pub use bartizan_tls::{Identity, TlsTerminateLayer};
+}

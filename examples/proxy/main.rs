@@ -1,0 +1,159 @@
+//! A complete load balancer: TLS ends here, and what is in it goes to several servers.
+//!
+//! ```text
+//! proxy --certs site.pem --backend web1=10.0.0.1:80 --backend web2=10.0.0.2:80 --check tcp
+//! ```
+
+mod cli;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use bartizan::net::{ErrorChain, Phase};
+use bartizan::prelude::*;
+use cli::{Check, Cli};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tower::ServiceBuilder;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // A log that nobody reads must not hold up the proxy: lines are lost then, and counted.
+    let (log, _flush_at_exit) = tracing_appender::non_blocking(std::io::stderr());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(false).init();
+
+    let setup = Cli::read().map_err(Into::into).and_then(Proxy::new);
+    let proxy = match setup {
+        Ok(proxy) => proxy,
+        Err(error) => {
+            eprintln!("proxy: {}", ErrorChain(&*error));
+            return ExitCode::from(2);
+        }
+    };
+    for addr in proxy.workers.local_addrs() {
+        println!("listening on {addr}");
+    }
+    match proxy.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proxy: {}", ErrorChain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that can be wrong has been found out once it exists.
+struct Proxy {
+    cli: Cli,
+    tls: TlsTerminateLayer,
+    cluster: Cluster,
+    drain: Drain,
+    workers: Workers,
+}
+
+impl Proxy {
+    fn new(cli: Cli) -> Result<Self, Box<dyn Error>> {
+        let [certs] = cli.certs.as_slice() else {
+            return Err("several --certs are not built yet in this version".into());
+        };
+        let tls = TlsTerminateLayer::new(identity(certs)?)
+            .alpn(&cli.alpn)
+            .handshake_timeout(cli.timeout_handshake);
+        let cluster = cli
+            .backend
+            .iter()
+            .fold(Cluster::builder("backends"), |c, b| c.backend(&b.name, &b.address))
+            .build()?;
+        let drain = Drain::new();
+        let max_conns = match cli.max_conns {
+            Some(count) => count,
+            None => connections_for(rlimit::increase_nofile_limit(u64::MAX)?),
+        };
+        let workers = Workers::bind(cli.listen.iter().copied(), cli.workers)?
+            .with_drain(drain.clone())
+            .max_connections(max_conns);
+        Ok(Self { cli, tls, cluster, drain, workers })
+    }
+
+    fn run(self) -> Result<(), Box<dyn Error>> {
+        let Self { cli, tls, cluster, drain, workers } = self;
+        let checks = (cli.check == Check::Tcp).then(|| {
+            Checks::tcp()
+                .every(cli.check_interval)
+                .timeout(cli.check_timeout)
+                .rise(cli.rise)
+                .fall(cli.fall)
+        });
+        let control = Builder::new_current_thread().enable_all().build()?;
+        let (grace, checked) = (cli.drain, cluster.clone());
+        // Not joined: it waits for signals for as long as the process lives.
+        thread::Builder::new().name("control".into()).spawn(move || {
+            control.block_on(async {
+                let _checks = checks.map(|checks| checked.check(checks));
+                obey_signals(drain, grace).await
+            })
+        })?;
+        workers.run(|worker| {
+            let requests = ServiceBuilder::new()
+                .layer(ForwardedLayer::new())
+                .layer(
+                    BalanceLayer::new(cluster.clone(), RoundRobin::starting_at(worker.index))
+                        .retries(cli.retries),
+                )
+                .layer(HttpPoolLayer::new().response_timeout(cli.timeout_server))
+                .service(TcpDial::new().connect_timeout(cli.timeout_connect));
+            ServiceBuilder::new().layer(tls.clone()).service(
+                ServeHttp::new(requests)
+                    .header_timeout(cli.timeout_header)
+                    .client_timeout(cli.timeout_client)
+                    .keep_alive_timeout(cli.timeout_keepalive),
+            )
+        })?;
+        Ok(())
+    }
+}
+
+/// The first SIGTERM or SIGINT starts the drain, the second ends it.
+async fn obey_signals(drain: Drain, grace: Duration) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut drained = None;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {
+                tracing::warn!("reading certificates again on SIGHUP is not built yet");
+                continue;
+            }
+        }
+        if drained.is_some() {
+            drain.advance(Phase::Closing);
+            continue;
+        }
+        tracing::info!(?grace, "draining");
+        let drain = drain.clone();
+        drained = Some(tokio::spawn(async move { drain.run(Duration::ZERO, grace).await }));
+    }
+}
+
+/// `X.pem` with the key in it, or in `X.key`, or in `X.pem.key`.
+fn identity(certs: &Path) -> Result<Identity, bartizan::tls::LoadError> {
+    let mut appended = certs.as_os_str().to_owned();
+    appended.push(".key");
+    let beside = [PathBuf::from(appended), certs.with_extension("key")];
+    match beside.iter().find(|key| key.is_file() && *key != certs) {
+        Some(key) => Identity::from_pem_files(certs, key),
+        None => Identity::from_pem_file(certs),
+    }
+}
+
+/// A connection takes a descriptor here and one to a backend; some are for everything else.
+fn connections_for(descriptors: u64) -> usize {
+    usize::try_from(descriptors.saturating_sub(128) / 2).unwrap_or(usize::MAX).max(1)
+}

@@ -1,0 +1,1 @@
+//! Programs made of bartizan's public parts. See `README.md` beside this crate.
