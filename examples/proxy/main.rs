@@ -20,6 +20,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceBuilder;
 use tracing_subscriber::EnvFilter;
 
+/// A request takes some forty small allocations and a few of 1 to 8 KiB. glibc keeps those of over
+/// 1 KiB in no cache of the thread's, which costs a tenth of a request's instructions.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A log that nobody reads must not hold up the proxy: lines are lost then, and counted.
     let (log, _flush_at_exit) = tracing_appender::non_blocking(std::io::stderr());

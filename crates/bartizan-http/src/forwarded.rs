@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::task::{Context, Poll};
 
 use bartizan_net::HasConnInfo;
-use http::header::{FORWARDED, HOST, HeaderName, HeaderValue};
+use http::header::{Entry, FORWARDED, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Request};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -101,18 +101,17 @@ fn forward<B>(request: &mut Request<B>) {
 
 /// Puts `value` behind what is there, in one field: some backends read the first field only.
 fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    let mut list = Vec::new();
-    for old in headers.get_all(&name) {
-        list.extend_from_slice(old.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    if list.is_empty() {
-        headers.insert(name, value);
-        return;
-    }
-    list.extend_from_slice(value.as_bytes());
+    let mut field = match headers.entry(name) {
+        Entry::Vacant(field) => {
+            field.insert(value);
+            return;
+        }
+        Entry::Occupied(field) => field,
+    };
+    let all: Vec<_> = field.iter().chain([&value]).map(HeaderValue::as_bytes).collect();
     // A concatenation of valid values is valid; were it not, the client's part goes, not ours.
-    headers.insert(name, HeaderValue::from_bytes(&list).unwrap_or(value));
+    let list = HeaderValue::from_bytes(&all.join(&b", "[..])).unwrap_or(value);
+    field.insert(list);
 }
 
 /// One element of RFC 7239 §4. A host that could not be quoted as it is is left out.

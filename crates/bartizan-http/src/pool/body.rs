@@ -2,16 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bartizan_balance::Backend;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Shared;
-use super::conn::poll_silence;
+use super::conn::Home;
 use super::upstream::Entry;
 use crate::SendError;
 
@@ -23,40 +20,42 @@ pub struct PooledBody<B> {
     body: Incoming,
     // Whether the last thing heard was "not yet": silence counts from there.
     waiting: bool,
-    home: Option<Home<B>>,
-}
-
-struct Home<B> {
-    entry: Entry<B>,
-    backend: Arc<Backend>,
-    shared: Arc<Shared<B>>,
+    // Gone when the body is over, in whatever way.
+    source: Option<(Box<Entry<B>>, Home<B>)>,
 }
 
 impl<B> PooledBody<B> {
-    pub(super) fn new(
-        body: Incoming,
-        entry: Entry<B>,
-        backend: Arc<Backend>,
-        shared: Arc<Shared<B>>,
-    ) -> Self {
-        Self { body, waiting: false, home: Some(Home { entry, backend, shared }) }
+    pub(super) fn new(body: Incoming, entry: Box<Entry<B>>, home: Home<B>) -> Self {
+        Self { body, waiting: false, source: Some((entry, home)) }
     }
 
     fn go_home(&mut self) {
-        if let Some(Home { entry, backend, shared }) = self.home.take() {
-            shared.give_back(&backend, entry);
+        if let Some((entry, home)) = self.source.take() {
+            home.take_back(entry);
+        }
+    }
+
+    /// What has come already, else what the connection brings now.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self { body, source, .. } = self;
+        match source {
+            Some((entry, _)) => entry.poll_with(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
+            None => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
-        let Some(Home { entry, .. }) = &mut self.home else { return Poll::Pending };
+        let Some((entry, _)) = &mut self.source else { return Poll::Pending };
         if !self.waiting {
             self.waiting = true;
             // A reader that took its time must not count as the backend's silence.
             entry.silence.touch();
         }
-        poll_silence(&mut entry.silence, &entry.link, cx)
-            .map(|()| SendError::Timeout { limit: entry.silence.limit() })
+        let limit = entry.silence.limit();
+        entry.poll_silence(cx).map(|()| SendError::Timeout { limit })
     }
 }
 
@@ -69,15 +68,15 @@ impl<B> Body for PooledBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
         let this = self.get_mut();
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+        let Poll::Ready(frame) = this.poll_body(cx) else {
             return this.poll_silent(cx).map(|error| {
-                this.home = None;
+                this.source = None;
                 Some(Err(error))
             });
         };
         this.waiting = false;
         match &frame {
-            Some(Err(_)) => this.home = None,
+            Some(Err(_)) => this.source = None,
             Some(Ok(_)) if !this.body.is_end_stream() => {}
             _ => this.go_home(),
         }

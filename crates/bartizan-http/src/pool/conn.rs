@@ -5,19 +5,18 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bartizan_balance::{Backend, NotSent, Unanswered};
-use bartizan_net::{BoxError, IdleTimer, Target};
+use bartizan_net::{BoxError, Target};
+use http::header::HOST;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 use tower_service::Service;
 
-use super::link::{Link, Upload};
+use super::link::Upload;
 use super::upstream::Entry;
 use super::{PooledBody, Shared, connect};
 use crate::SendError;
@@ -34,30 +33,38 @@ use crate::headers::{strip_hop_by_hop, to_origin};
 /// A `BoxError` that is [`NotSent`] if the backend got no byte, with the request in it; that is
 /// [`Unanswered`] if no byte came back; or else a [`SendError`].
 pub struct PooledConn<D, B> {
-    entry: Option<Entry<B>>,
-    fresh: bool,
-    backend: Arc<Backend>,
-    dial: D,
-    shared: Arc<Shared<B>>,
+    entry: Option<Box<Entry<B>>>,
+    home: Home<B>,
+    // How to replace it, unless it is new.
+    redial: Option<D>,
+}
+
+/// Where a connection belongs.
+pub(super) struct Home<B> {
+    pub(super) backend: Arc<Backend>,
+    pub(super) pool: Arc<Shared<B>>,
+}
+
+impl<B> Home<B> {
+    /// Takes a connection back that no request uses any more.
+    pub(super) fn take_back(&self, mut entry: Box<Entry<B>>) {
+        if entry.is_ready() {
+            self.pool.idle.put(self.backend.id(), entry);
+        }
+    }
 }
 
 impl<D, B> PooledConn<D, B> {
-    pub(super) fn new(
-        entry: Entry<B>,
-        fresh: bool,
-        backend: Arc<Backend>,
-        dial: D,
-        shared: Arc<Shared<B>>,
-    ) -> Self {
-        Self { entry: Some(entry), fresh, backend, dial, shared }
+    pub(super) fn new(entry: Box<Entry<B>>, home: Home<B>, redial: Option<D>) -> Self {
+        Self { entry: Some(entry), home, redial }
     }
 }
 
 impl<D, B> fmt::Debug for PooledConn<D, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PooledConn")
-            .field("backend", &self.backend.name())
-            .field("fresh", &self.fresh)
+            .field("backend", &self.home.backend.name())
+            .field("fresh", &self.redial.is_none())
             .finish_non_exhaustive()
     }
 }
@@ -66,7 +73,7 @@ impl<D, B> fmt::Debug for PooledConn<D, B> {
 impl<D, B> Drop for PooledConn<D, B> {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            self.shared.give_back(&self.backend, entry);
+            self.home.take_back(entry);
         }
     }
 }
@@ -94,120 +101,99 @@ where
     /// # Panics
     ///
     /// When called a second time: the connection is for one request.
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let entry = self.entry.take().expect("a pooled connection takes one request");
-        let backend = Arc::clone(&self.backend);
-        let shared = Arc::clone(&self.shared);
-        let redial = (!self.fresh).then(|| self.dial.clone());
-        Box::pin(send(entry, request, backend, shared, redial))
-    }
-}
-
-async fn send<D, B>(
-    mut entry: Entry<B>,
-    mut request: Request<B>,
-    backend: Arc<Backend>,
-    shared: Arc<Shared<B>>,
-    mut redial: Option<D>,
-) -> Result<Response<PooledBody<B>>, BoxError>
-where
-    D: Service<Arc<Backend>, Response: AsyncRead + AsyncWrite + Unpin + Send + 'static>,
-    D: Clone + Send + 'static,
-    D::Future: Send,
-    D::Error: Into<BoxError>,
-    B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
-{
-    let has_host = request.headers().contains_key(http::header::HOST);
-    let host = if has_host { String::new() } else { backend.address().to_string() };
-    if let Err(error) = to_origin(&mut request, &host) {
-        shared.give_back(&backend, entry);
-        return Err(error.into());
-    }
-    loop {
-        let answered = entry.link.bytes_read();
-        match exchange(&mut entry, request).await {
-            Ok(response) => return accept(response, entry, backend, shared),
-            Err(Failure::Silent(limit)) => return Err(SendError::Timeout { limit }.into()),
-            Err(Failure::Broken(mut broken)) => {
-                let Some(unsent) = broken.take_message() else {
-                    let error = SendError::Connection(broken.into_error().into());
-                    // Whether it began to answer tells what may be repeated.
-                    let silent = entry.link.bytes_read() == answered;
-                    return Err(if silent { Unanswered::new(error).into() } else { error.into() });
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let mut entry = self.entry.take().expect("a pooled connection takes one request");
+        let home = Home { backend: Arc::clone(&self.home.backend), pool: Arc::clone(&self.home.pool) };
+        if let Err(error) = prepare(&mut request, &home.backend) {
+            home.take_back(entry);
+            return Box::pin(std::future::ready(Err(error.into())));
+        }
+        let mut redial = self.redial.take();
+        // One block, not a function: an async function keeps its arguments twice.
+        Box::pin(async move {
+            loop {
+                let answered = entry.link.bytes_read();
+                let failed = match exchange(&mut entry, request).await {
+                    Ok(response) => return accept(response, entry, home),
+                    Err(failed) => failed,
                 };
-                request = unsent.map(Upload::into_body);
+                let (unsent, error) = sort(failed, &entry, answered)?;
+                request = unsent;
                 let Some(dial) = redial.take() else {
-                    let error = SendError::Connection(broken.into_error().into());
                     return Err(NotSent::new(request, error.into()).into());
                 };
-                tracing::debug!(backend = %backend.name(), "a kept connection was closed, dialling anew");
-                entry = match connect(dial, Arc::clone(&backend), shared.settings).await {
+                tracing::debug!(backend = %home.backend.name(), %error, "dialling anew");
+                let backend = Arc::clone(&home.backend);
+                entry = match connect(dial, backend, home.pool.settings).await {
                     Ok(entry) => entry,
                     Err(error) => return Err(NotSent::new(request, error).into()),
                 };
             }
-        }
+        })
     }
 }
 
-enum Failure<B> {
-    Silent(Duration),
+fn prepare<B>(request: &mut Request<B>, backend: &Backend) -> Result<(), SendError> {
+    let has_host = request.headers().contains_key(HOST);
+    let host = if has_host { String::new() } else { backend.address().to_string() };
+    to_origin(request, &host)
+}
+
+enum Failed<B> {
+    Silent,
     Broken(TrySendError<Request<Upload<B>>>),
 }
 
 /// Sends the request and waits for the response's head, for as long as the backend may be silent.
-async fn exchange<B>(entry: &mut Entry<B>, request: Request<B>) -> Result<Response<Incoming>, Failure<B>>
+async fn exchange<B>(
+    entry: &mut Entry<B>,
+    request: Request<B>,
+) -> Result<Response<Incoming>, Failed<B>>
 where
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
-    let Entry { send, link, silence } = entry;
-    let request = request.map(|body| Upload::new(body, Arc::clone(link)));
-    let mut response = pin!(send.try_send_request(request));
-    silence.touch();
+    let link = Arc::clone(&entry.link);
+    let request = request.map(|body| Upload::new(body, link));
+    let mut response = pin!(entry.send.try_send_request(request));
+    entry.silence.touch();
     poll_fn(|cx| {
-        if let Poll::Ready(result) = response.as_mut().poll(cx) {
-            return Poll::Ready(result.map_err(Failure::Broken));
+        if let Poll::Ready(result) = entry.poll_with(cx, |cx| response.as_mut().poll(cx)) {
+            return Poll::Ready(result.map_err(Failed::Broken));
         }
-        poll_silence(silence, link, cx).map(|()| Err(Failure::Silent(silence.limit())))
+        entry.poll_silence(cx).map(|()| Err(Failed::Silent))
     })
     .await
 }
 
-/// Ready when the backend was silent for too long, not counting waits for the client.
-pub(super) fn poll_silence(silence: &mut IdleTimer, link: &Link, cx: &mut Context<'_>) -> Poll<()> {
-    while silence.poll_expired(cx).is_ready() {
-        let now = Instant::now();
-        let since = if link.is_waiting_for_client() { now } else { link.last_io() };
-        let due = since + silence.limit();
-        if due <= now {
-            return Poll::Ready(());
-        }
-        silence.expire_at(due);
+/// The request, if nothing of it was sent; otherwise the error that says how far it got.
+fn sort<B>(
+    failed: Failed<B>,
+    entry: &Entry<B>,
+    answered: u64,
+) -> Result<(Request<B>, SendError), BoxError> {
+    let mut broken = match failed {
+        Failed::Silent => return Err(SendError::Timeout { limit: entry.silence.limit() }.into()),
+        Failed::Broken(broken) => broken,
+    };
+    let unsent = broken.take_message();
+    let error = SendError::Connection(broken.into_error().into());
+    match unsent {
+        Some(request) => Ok((request.map(Upload::into_body), error)),
+        None if entry.link.bytes_read() == answered => Err(Unanswered::new(error).into()),
+        None => Err(error.into()),
     }
-    Poll::Pending
 }
 
 fn accept<B>(
     response: Response<Incoming>,
-    entry: Entry<B>,
-    backend: Arc<Backend>,
-    shared: Arc<Shared<B>>,
+    entry: Box<Entry<B>>,
+    home: Home<B>,
 ) -> Result<Response<PooledBody<B>>, BoxError> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(SendError::UnaskedUpgrade.into());
     }
-    let mut response = response.map(|body| PooledBody::new(body, entry, backend, shared));
+    let mut response = response.map(|body| PooledBody::new(body, entry, home));
     *response.version_mut() = Version::HTTP_11;
     strip_hop_by_hop(response.headers_mut());
     Ok(response)
-}
-
-impl<B> Shared<B> {
-    /// Takes a connection back that no request uses any more.
-    pub(super) fn give_back(&self, backend: &Backend, entry: Entry<B>) {
-        if entry.is_alive() {
-            entry.link.release();
-            self.idle.put(backend.id(), entry, Entry::is_alive);
-        }
-    }
 }

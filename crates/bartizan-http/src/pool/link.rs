@@ -1,9 +1,9 @@
-//! What a request's future, its connection's task and its body know of one backend connection.
+//! What a request, its body and the stream know of one backend connection.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,67 +12,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// The shared state of one backend connection.
-///
-/// ```text
-/// ## Busy => Idle        the response's body has ended
-/// ## Idle => Busy        a request reserved it
-/// ## Idle => Retired     its task found that it was idle for too long, or it closed
-/// ```
 #[derive(Debug)]
 pub(crate) struct Link {
     born: Instant,
-    state: AtomicU8,
     // Microseconds after `born`.
     last_io: AtomicU64,
     bytes_read: AtomicU64,
     waiting_for_client: AtomicBool,
 }
 
-const BUSY: u8 = 0;
-const IDLE: u8 = 1;
-const RETIRED: u8 = 2;
-
 impl Link {
     pub(crate) fn new() -> Self {
         Self {
             born: Instant::now(),
-            state: AtomicU8::new(BUSY),
             last_io: AtomicU64::new(0),
             bytes_read: AtomicU64::new(0),
             waiting_for_client: AtomicBool::new(false),
         }
-    }
-
-    /// Takes it for a request; `false` if it is retired, or taken.
-    pub(crate) fn reserve(&self) -> bool {
-        self.state.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// Nobody uses it now. One that is retired stays so.
-    pub(crate) fn release(&self) {
-        let _ = self.state.compare_exchange(BUSY, IDLE, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    pub(crate) fn retire(&self) {
-        self.state.store(RETIRED, Ordering::Release);
-    }
-
-    pub(crate) fn is_retired(&self) -> bool {
-        self.state.load(Ordering::Acquire) == RETIRED
-    }
-
-    /// Retires it if it is idle and has been quiet for `limit`. Otherwise says when to ask again.
-    pub(crate) fn retire_if_idle(&self, limit: Duration) -> Result<(), Instant> {
-        let now = Instant::now();
-        let due = later(self.last_io(), limit);
-        match self.state.load(Ordering::Acquire) {
-            RETIRED => return Ok(()),
-            IDLE if due <= now => {}
-            IDLE => return Err(due),
-            _ => return Err(later(now, limit)),
-        }
-        let retired = self.state.compare_exchange(IDLE, RETIRED, Ordering::AcqRel, Ordering::Acquire);
-        retired.map(drop).map_err(|_| later(now, limit))
     }
 
     /// When the backend last took or sent a byte.
@@ -93,10 +49,6 @@ impl Link {
     fn note_io(&self) {
         self.last_io.store(self.born.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
-}
-
-fn later(from: Instant, by: Duration) -> Instant {
-    from.checked_add(by).unwrap_or_else(|| from + Duration::from_secs(86_400))
 }
 
 /// A backend's stream, with what happens on it noted in its [`Link`].
@@ -200,29 +152,5 @@ impl<B: Body + Unpin> Body for Upload<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: Duration = Duration::from_secs(30);
-
-    #[tokio::test(start_paused = true)]
-    async fn is_reserved_once_and_retired_only_when_idle_for_long() {
-        let link = Link::new();
-        assert!(!link.reserve(), "a new one is busy");
-        link.release();
-        tokio::time::advance(LIMIT / 2).await;
-        assert!(link.retire_if_idle(LIMIT).is_err(), "not idle for long enough");
-        assert!(link.reserve());
-        tokio::time::advance(LIMIT).await;
-        assert!(link.retire_if_idle(LIMIT).is_err(), "busy");
-        link.release();
-        assert!(link.retire_if_idle(LIMIT).is_ok());
-        assert!(!link.reserve(), "retired");
-        link.release();
-        assert!(link.is_retired());
     }
 }

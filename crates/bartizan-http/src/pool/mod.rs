@@ -2,16 +2,19 @@
 //!
 //! `hyper_util::client::pool` was not taken: it has no idle expiry, no cap, and types without names.
 
+mod bell;
 mod body;
 mod conn;
 mod link;
 mod shelf;
+mod sweep;
 mod upstream;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ pub use body::PooledBody;
 pub use conn::{PooledConn, SendFuture};
 
 use crate::RequestBody;
+use conn::Home;
 use shelf::Shelf;
 use upstream::Entry;
 
@@ -106,7 +110,8 @@ pub struct HttpPool<D, B = RequestBody> {
 
 pub(crate) struct Shared<B> {
     settings: Settings,
-    idle: Shelf<Entry<B>>,
+    idle: Shelf<Box<Entry<B>>>,
+    swept: AtomicBool,
 }
 
 impl<D, B> HttpPool<D, B> {
@@ -116,7 +121,7 @@ impl<D, B> HttpPool<D, B> {
     }
 
     fn with_settings(dial: D, settings: Settings) -> Self {
-        let shared = Shared { settings, idle: Shelf::new(settings.max_idle) };
+        let shared = Shared { settings, idle: Shelf::new(settings.max_idle), swept: AtomicBool::new(false) };
         Self { dial, shared: Arc::new(shared) }
     }
 }
@@ -151,17 +156,19 @@ where
     }
 
     fn call(&mut self, backend: Arc<Backend>) -> Self::Future {
-        let (dial, shared) = (self.dial.clone(), Arc::clone(&self.shared));
-        while let Some(entry) = shared.idle.take(backend.id()) {
-            if entry.reserve() {
-                let conn = PooledConn::new(entry, false, backend, dial, shared);
+        let home = Home { backend, pool: Arc::clone(&self.shared) };
+        let dial = self.dial.clone();
+        while let Some(mut entry) = home.pool.idle.take(home.backend.id()) {
+            if entry.is_ready() {
+                let conn = PooledConn::new(entry, home, Some(dial));
                 return Checkout { inner: Inner::Hit(Some(conn)) };
             }
         }
         Checkout {
             inner: Inner::Dial(Box::pin(async move {
-                let entry = connect(dial.clone(), Arc::clone(&backend), shared.settings).await?;
-                Ok(PooledConn::new(entry, true, backend, dial, shared))
+                home.pool.start_sweeping();
+                let entry = connect(dial, Arc::clone(&home.backend), home.pool.settings).await?;
+                Ok(PooledConn::new(entry, home, None))
             })),
         }
     }
@@ -172,7 +179,7 @@ pub(crate) async fn connect<D, B>(
     mut dial: D,
     backend: Arc<Backend>,
     settings: Settings,
-) -> Result<Entry<B>, BoxError>
+) -> Result<Box<Entry<B>>, BoxError>
 where
     D: Service<Arc<Backend>, Response: AsyncRead + AsyncWrite + Unpin + Send + 'static>,
     D::Error: Into<BoxError>,

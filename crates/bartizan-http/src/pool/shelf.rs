@@ -33,16 +33,22 @@ impl<T> Shelf<T> {
         (0..count).find_map(|i| lock(&self.parts[(own + i) % count]).get_mut(&id)?.pop())
     }
 
-    /// Puts an entry in. When its stack is full, entries that are not `alive` make room; if none
-    /// does, the entry is dropped.
-    pub(crate) fn put(&self, id: BackendId, entry: T, alive: impl Fn(&T) -> bool) {
+    /// Puts an entry in; drops it when its stack is full.
+    pub(crate) fn put(&self, id: BackendId, entry: T) {
         let mut part = lock(&self.parts[own_part() % self.parts.len()]);
         let stack = part.entry(id).or_default();
-        if stack.len() >= self.cap {
-            stack.retain(alive);
-        }
         if stack.len() < self.cap {
             stack.push(entry);
+        }
+    }
+
+    /// Drops what `keep` does not want, and forgets backends that have nothing left.
+    pub(crate) fn retain(&self, mut keep: impl FnMut(&mut T) -> bool) {
+        for part in &self.parts {
+            lock(part).retain(|_, stack| {
+                stack.retain_mut(&mut keep);
+                !stack.is_empty()
+            });
         }
     }
 }
@@ -104,25 +110,27 @@ mod tests {
     fn gives_back_the_last_one_first_and_only_of_that_backend() {
         let (shelf, a, b) = (Shelf::new(8), id(), id());
         for n in 0..3 {
-            shelf.put(a, n, |_| true);
+            shelf.put(a, n);
         }
         assert_eq!(shelf.take(b), None);
         assert_eq!([shelf.take(a), shelf.take(a), shelf.take(a), shelf.take(a)], [Some(2), Some(1), Some(0), None]);
     }
 
     #[test]
-    fn a_full_stack_makes_room_among_the_dead_only() {
+    fn a_full_stack_takes_no_more_and_retain_makes_room() {
         let (shelf, a) = (Shelf::new(2), id());
-        for n in 0..4 {
-            shelf.put(a, n, |n| *n != 0);
+        for n in 0..3 {
+            shelf.put(a, n);
         }
-        assert_eq!([shelf.take(a), shelf.take(a), shelf.take(a)], [Some(2), Some(1), None]);
+        shelf.retain(|n| *n != 0);
+        shelf.put(a, 3);
+        assert_eq!([shelf.take(a), shelf.take(a), shelf.take(a)], [Some(3), Some(1), None]);
     }
 
     #[test]
     fn another_threads_entry_is_found() {
         let (shelf, a) = (Shelf::new(2), id());
-        thread::scope(|scope| scope.spawn(|| shelf.put(a, 7, |_| true)).join().unwrap());
+        thread::scope(|scope| scope.spawn(|| shelf.put(a, 7)).join().unwrap());
         assert_eq!(shelf.take(a), Some(7));
     }
 }

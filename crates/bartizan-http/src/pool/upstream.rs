@@ -1,42 +1,103 @@
-//! One connection to a backend: the task that drives it, and the handle that requests go through.
+//! One connection to a backend.
+//!
+//! hyper's connection is a future that does all the work, and a handle that requests go through.
+//! Here the request that uses the connection polls it, and no task of its own does: an answer then
+//! waits for no other task on its way.
+//!
+//! So nobody needs to be woken by the handle's futures: what they wait for happens inside the
+//! connection's poll, and whoever polls that looks at them again right after. They are polled with
+//! a waker that does nothing, and the connection with a [`Bell`].
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
 
 use bartizan_net::{BoxError, IdleTimer};
 use http_body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::Settings;
+use super::bell::Bell;
 use super::link::{Link, LinkIo, Upload};
 
-/// The handle of a backend connection.
+/// A backend connection, in the hands of one request or of the pool.
 pub(crate) struct Entry<B> {
     pub(crate) send: SendRequest<Upload<B>>,
     pub(crate) link: Arc<Link>,
     // For the silence of the backend. It goes from request to request, so that a request costs no
     // timer of its own.
     pub(crate) silence: IdleTimer,
+    conn: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>,
+    bell: Bell,
+    closed: bool,
 }
 
 impl<B> Entry<B> {
-    /// Takes it for a request, unless it has been retired or closed in the meantime.
-    pub(crate) fn reserve(&self) -> bool {
-        self.link.reserve() && self.send.is_ready()
+    /// Polls `handle`, a future of the connection's handle, and drives the connection until that is
+    /// ready. Otherwise the task is woken when the connection can go on.
+    pub(crate) fn poll_with<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut handle: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let mut noop = Context::from_waker(Waker::noop());
+        self.bell.mute();
+        for _ in 0..TURNS {
+            if let Poll::Ready(ready) = handle(&mut noop) {
+                return Poll::Ready(ready);
+            }
+            if !self.drive() && self.bell.wait(cx) {
+                return Poll::Pending;
+            }
+        }
+        // It rings itself: it has much to do, or has used up what tokio lets a task do in one go.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    /// Whether a request may still go through it, now or soon.
-    pub(crate) fn is_alive(&self) -> bool {
-        !self.link.is_retired() && !self.send.is_closed()
+    /// Lets the connection go on, if anything has happened to it. Its error reaches whoever waits
+    /// for the answer.
+    fn drive(&mut self) -> bool {
+        if self.closed || !self.bell.was_rung() {
+            return false;
+        }
+        let mut cx = Context::from_waker(self.bell.waker());
+        if let Poll::Ready(result) = self.conn.as_mut().poll(&mut cx) {
+            self.closed = true;
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection to a backend ended");
+            }
+        }
+        true
+    }
+
+    /// Whether it can take a request now, after whatever has happened to it since it was used.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        self.bell.mute();
+        self.drive();
+        !self.closed && self.send.is_ready()
+    }
+
+    /// Expires when the backend was silent for too long, not counting waits for the client.
+    pub(crate) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.silence.poll_expired(cx).is_ready() {
+            let now = Instant::now();
+            let waiting = self.link.is_waiting_for_client();
+            let due = if waiting { now } else { self.link.last_io() } + self.silence.limit();
+            if due <= now {
+                return Poll::Ready(());
+            }
+            self.silence.expire_at(due);
+        }
+        Poll::Pending
     }
 }
 
-pub(crate) async fn start<IO, B>(io: IO, settings: &Settings) -> Result<Entry<B>, BoxError>
+pub(crate) async fn start<IO, B>(io: IO, settings: &Settings) -> Result<Box<Entry<B>>, BoxError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
@@ -44,33 +105,10 @@ where
     let link = Arc::new(Link::new());
     let io = LinkIo { io, link: Arc::clone(&link) };
     let (send, conn) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
-    drop(tokio::spawn(drive(conn, Arc::clone(&link), settings.idle_timeout)));
-    Ok(Entry { send, link, silence: IdleTimer::new(settings.response_timeout) })
+    let silence = IdleTimer::new(settings.response_timeout);
+    // Boxed once, because it is handed on many times.
+    Ok(Box::new(Entry { send, link, silence, conn: Box::pin(conn), bell: Bell::new(), closed: false }))
 }
 
-/// Runs the connection until it closes, or until it was idle for too long.
-async fn drive<C>(conn: C, link: Arc<Link>, idle_timeout: Duration)
-where
-    C: Future<Output = Result<(), hyper::Error>>,
-{
-    let mut conn = pin!(conn);
-    let mut idle = IdleTimer::new(idle_timeout);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(result) = conn.as_mut().poll(cx) {
-            if let Err(error) = result {
-                // Whoever waits for an answer is told as well; this is for those that are idle.
-                tracing::debug!(%error, "connection to a backend ended");
-            }
-            return Poll::Ready(());
-        }
-        while idle.poll_expired(cx).is_ready() {
-            match link.retire_if_idle(idle_timeout) {
-                Ok(()) => return Poll::Ready(()),
-                Err(ask_again) => idle.expire_at(ask_again),
-            }
-        }
-        Poll::Pending
-    })
-    .await;
-    link.retire();
-}
+/// An answer needs two. A connection that always has more to do must not keep the thread.
+const TURNS: usize = 4;

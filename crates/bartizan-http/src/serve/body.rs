@@ -21,7 +21,8 @@ use crate::ClientBodyError;
 #[derive(Default)]
 pub struct RequestBody {
     incoming: Option<Incoming>,
-    idle: Option<IdleTimer>,
+    // Boxed: most requests have no body, and all are moved around.
+    idle: Option<Box<IdleTimer>>,
     waiting: bool,
 }
 
@@ -30,7 +31,7 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::default();
         }
-        Self { incoming: Some(incoming), idle: Some(IdleTimer::new(idle)), waiting: false }
+        Self { incoming: Some(incoming), idle: Some(Box::new(IdleTimer::new(idle))), waiting: false }
     }
 
     fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<ClientBodyError> {
