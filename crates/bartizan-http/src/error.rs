@@ -116,7 +116,11 @@ mod tests {
         let cases: [(BoxError, u16); 8] = [
             (BalanceError::NoBackend { cluster: "web".into() }.into(), 503),
             (dial(DialError::Timeout { address, limit }).into(), 504),
-            (dial(DialError::Connect { addr: "127.0.0.1:1".parse().unwrap(), source: refused }).into(), 502),
+            (
+                dial(DialError::Connect { addr: "127.0.0.1:1".parse().unwrap(), source: refused })
+                    .into(),
+                502,
+            ),
             (call(SendError::Timeout { limit }).into(), 504),
             (call(SendError::Connection("broken".into())).into(), 502),
             (call(SendError::Connection(ClientBodyError::Timeout { limit }.into())).into(), 408),

@@ -115,14 +115,20 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
 }
 
 /// One element of RFC 7239 §4. A host that could not be quoted as it is is left out.
-fn element(ip: IpAddr, ip_text: &HeaderValue, host: Option<&HeaderValue>, proto: &str) -> Option<HeaderValue> {
+fn element(
+    ip: IpAddr,
+    ip_text: &HeaderValue,
+    host: Option<&HeaderValue>,
+    proto: &str,
+) -> Option<HeaderValue> {
     let mut text = Vec::with_capacity(96);
     text.extend_from_slice(b"for=");
     let (open, close): (&[u8], &[u8]) = if ip.is_ipv6() { (b"\"[", b"]\"") } else { (b"", b"") };
     text.extend_from_slice(open);
     text.extend_from_slice(ip_text.as_bytes());
     text.extend_from_slice(close);
-    let host = host.map(HeaderValue::as_bytes).filter(|host| !host.iter().any(|b| b"\"\\".contains(b)));
+    let host =
+        host.map(HeaderValue::as_bytes).filter(|host| !host.iter().any(|b| b"\"\\".contains(b)));
     if let Some(host) = host {
         text.extend_from_slice(b";host=\"");
         text.extend_from_slice(host);
@@ -145,7 +151,10 @@ mod tests {
 
     use super::*;
 
-    fn forwarded(peer: Option<(&str, bool)>, fields: &[(&'static str, &str)]) -> Vec<(String, String)> {
+    fn forwarded(
+        peer: Option<(&str, bool)>,
+        fields: &[(&'static str, &str)],
+    ) -> Vec<(String, String)> {
         let mut request = Request::new(());
         if let Some((peer, tls)) = peer {
             let mut info = ConnInfo::new(peer.parse().unwrap(), "127.0.0.1:443".parse().unwrap());

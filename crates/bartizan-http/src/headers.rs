@@ -102,7 +102,9 @@ mod tests {
 
     #[test]
     fn removes_what_is_for_one_hop_and_what_connection_names() {
-        for name in ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"] {
+        for name in
+            ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"]
+        {
             let mut headers = map(&[(name, "x"), ("accept", "*/*")]);
             strip_hop_by_hop(&mut headers);
             assert_eq!(headers, map(&[("accept", "*/*")]), "{name}");
@@ -131,14 +133,21 @@ mod tests {
         to_origin(&mut request, "backend").unwrap();
         assert_eq!(request.uri(), "/a?b=c");
         assert_eq!(request.version(), Version::HTTP_11);
-        assert_eq!(request.headers(), &map(&[("host", "example.com:8443"), ("cookie", "a=1; b=2")]));
+        assert_eq!(
+            request.headers(),
+            &map(&[("host", "example.com:8443"), ("cookie", "a=1; b=2")])
+        );
     }
 
     #[test]
     fn an_absolute_target_wins_over_host_and_a_missing_host_is_filled_in() {
-        let mut request = Request::builder().uri("http://right").header("host", "wrong").body(()).unwrap();
+        let mut request =
+            Request::builder().uri("http://right").header("host", "wrong").body(()).unwrap();
         to_origin(&mut request, "backend").unwrap();
-        assert_eq!((request.uri().path(), &request.headers()["host"]), ("/", &HeaderValue::from_static("right")));
+        assert_eq!(
+            (request.uri().path(), &request.headers()["host"]),
+            ("/", &HeaderValue::from_static("right"))
+        );
         let mut request = Request::builder().version(Version::HTTP_10).uri("/").body(()).unwrap();
         to_origin(&mut request, "10.0.0.1:80").unwrap();
         assert_eq!(request.headers()["host"], "10.0.0.1:80");

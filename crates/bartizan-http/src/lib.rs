@@ -32,6 +32,4 @@ pub use error::{ClientBodyError, SendError, status_of};
 pub use forwarded::{Forwarded, ForwardedLayer};
 pub use headers::strip_hop_by_hop;
 pub use pool::{Checkout, HttpPool, HttpPoolLayer, PooledBody, PooledConn, SendFuture};
-pub use serve::{
-    Answer, H2Executor, Reply, RequestBody, Serving, ServeHttp, ServeHttpError,
-};
+pub use serve::{Answer, H2Executor, Reply, RequestBody, ServeHttp, ServeHttpError, Serving};

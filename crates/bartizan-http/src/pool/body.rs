@@ -106,6 +106,8 @@ impl<B> Drop for PooledBody<B> {
 
 impl<B> fmt::Debug for PooledBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PooledBody").field("ended", &self.body.is_end_stream()).finish_non_exhaustive()
+        f.debug_struct("PooledBody")
+            .field("ended", &self.body.is_end_stream())
+            .finish_non_exhaustive()
     }
 }

@@ -103,7 +103,8 @@ where
     /// When called a second time: the connection is for one request.
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut entry = self.entry.take().expect("a pooled connection takes one request");
-        let home = Home { backend: Arc::clone(&self.home.backend), pool: Arc::clone(&self.home.pool) };
+        let home =
+            Home { backend: Arc::clone(&self.home.backend), pool: Arc::clone(&self.home.pool) };
         if let Err(error) = prepare(&mut request, &home.backend) {
             home.take_back(entry);
             return Box::pin(std::future::ready(Err(error.into())));

@@ -121,7 +121,8 @@ impl<D, B> HttpPool<D, B> {
     }
 
     fn with_settings(dial: D, settings: Settings) -> Self {
-        let shared = Shared { settings, idle: Shelf::new(settings.max_idle), swept: AtomicBool::new(false) };
+        let shared =
+            Shared { settings, idle: Shelf::new(settings.max_idle), swept: AtomicBool::new(false) };
         Self { dial, shared: Arc::new(shared) }
     }
 }

@@ -113,7 +113,10 @@ mod tests {
             shelf.put(a, n);
         }
         assert_eq!(shelf.take(b), None);
-        assert_eq!([shelf.take(a), shelf.take(a), shelf.take(a), shelf.take(a)], [Some(2), Some(1), Some(0), None]);
+        assert_eq!(
+            [shelf.take(a), shelf.take(a), shelf.take(a), shelf.take(a)],
+            [Some(2), Some(1), Some(0), None]
+        );
     }
 
     #[test]

@@ -26,7 +26,8 @@ async fn sweep<B: Body<Data: Send> + Send + 'static>(pool: Weak<Shared<B>>, peri
         let Some(pool) = pool.upgrade() else { return };
         let now = Instant::now();
         let limit = pool.settings.idle_timeout;
-        let used_lately = |entry: &Entry<B>| now.saturating_duration_since(entry.link.last_io()) < limit;
+        let used_lately =
+            |entry: &Entry<B>| now.saturating_duration_since(entry.link.last_io()) < limit;
         // A connection that the backend has closed shows when it is driven, and goes as well.
         pool.idle.retain(|entry| used_lately(entry) && entry.is_ready());
     }

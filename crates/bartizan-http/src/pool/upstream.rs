@@ -107,7 +107,14 @@ where
     let (send, conn) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
     let silence = IdleTimer::new(settings.response_timeout);
     // Boxed once, because it is handed on many times.
-    Ok(Box::new(Entry { send, link, silence, conn: Box::pin(conn), bell: Bell::new(), closed: false }))
+    Ok(Box::new(Entry {
+        send,
+        link,
+        silence,
+        conn: Box::pin(conn),
+        bell: Bell::new(),
+        closed: false,
+    }))
 }
 
 /// An answer needs two. A connection that always has more to do must not keep the thread.

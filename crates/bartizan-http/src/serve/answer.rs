@@ -85,7 +85,8 @@ where
         loop {
             let result = match this.step.as_mut().project() {
                 StepProj::Ready { call } => {
-                    let (service, _) = call.as_mut().expect("taken in the step that leaves this state");
+                    let (service, _) =
+                        call.as_mut().expect("taken in the step that leaves this state");
                     match ready!(service.poll_ready(cx)) {
                         Ok(()) => {
                             let (mut service, request) = call.take().expect("just seen");

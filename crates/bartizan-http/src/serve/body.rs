@@ -31,7 +31,11 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::default();
         }
-        Self { incoming: Some(incoming), idle: Some(Box::new(IdleTimer::new(idle))), waiting: false }
+        Self {
+            incoming: Some(incoming),
+            idle: Some(Box::new(IdleTimer::new(idle))),
+            waiting: false,
+        }
     }
 
     fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<ClientBodyError> {

@@ -64,7 +64,12 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
     H2Executor<X>: Http2ServerConnExec<Answer<S>, Reply<B>>,
 {
-    pub(super) fn new(conn: Conn<IO>, service: S, settings: Settings, spawn: H2Executor<X>) -> Self {
+    pub(super) fn new(
+        conn: Conn<IO>,
+        service: S,
+        settings: Settings,
+        spawn: H2Executor<X>,
+    ) -> Self {
         let (io, info, drain) = conn.into_parts();
         let h2 = info.tls().is_some_and(|tls| tls.is_h2());
         let state = Arc::new(State::new(Arc::new(info), h2));
@@ -121,7 +126,9 @@ where
             let end = match phase {
                 Phase::Head(_) => End::HeadTimeout,
                 Phase::Idle(_) => End::Quiet,
-                Phase::Stalled(_) | Phase::Busy => return Poll::Ready(Err(ServeHttpError::Stalled)),
+                Phase::Stalled(_) | Phase::Busy => {
+                    return Poll::Ready(Err(ServeHttpError::Stalled));
+                }
             };
             // The second time round, not even the end of the stream has ended it.
             if this.state.end() != End::No {
