@@ -59,7 +59,6 @@ impl<P> Clone for BalanceLayer<P> {
     }
 }
 
-
 impl<P, M> Layer<M> for BalanceLayer<P> {
     type Service = Balance<P, M>;
 
@@ -201,8 +200,7 @@ where
     M::Response: Service<Req, Error: Into<BoxError>, Response: Hold>,
     Req: Resend + 'static,
 {
-    type Output =
-        Result<<<M::Response as Service<Req>>::Response as Hold>::Held, BalanceError>;
+    type Output = Result<<<M::Response as Service<Req>>::Response as Hold>::Held, BalanceError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -330,7 +328,7 @@ where
     }
 
     /// Nothing is eligible (any more).
-    fn give_up(&mut self) -> BalanceError {
+    fn give_up(&self) -> BalanceError {
         BalanceError::NoBackend { cluster: Arc::clone(self.shared.cluster.name()) }
     }
 }

@@ -160,7 +160,9 @@ where
             Verdict::Fail { reason } => {
                 tracing::warn!(%cluster, %backend, reason, fall = checks.fall, "backend is down");
             }
-            Verdict::Pass => tracing::info!(%cluster, %backend, rise = checks.rise, "backend is up"),
+            Verdict::Pass => {
+                tracing::info!(%cluster, %backend, rise = checks.rise, "backend is up")
+            }
         }
     }
 }

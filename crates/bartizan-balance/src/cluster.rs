@@ -163,7 +163,11 @@ mod tests {
 
     #[test]
     fn what_is_left_in_keeps_its_state() {
-        let web = Cluster::builder("web").backend("a", "127.0.0.1:1").backend("b", "127.0.0.1:2").build().unwrap();
+        let web = Cluster::builder("web")
+            .backend("a", "127.0.0.1:1")
+            .backend("b", "127.0.0.1:2")
+            .build()
+            .unwrap();
         let b = Arc::clone(&web.table().members()[1]);
         web.set_up(&b, false);
         let c = Arc::new(Backend::new("c", "127.0.0.1:3".parse().unwrap()));
@@ -188,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_bad_address_names_the_backend() {
-        let error = Cluster::builder("web").backend("a", "nowhere").build().unwrap_err().to_string();
+        let error =
+            Cluster::builder("web").backend("a", "nowhere").build().unwrap_err().to_string();
         assert!(error.contains("backend a") && error.contains("nowhere"), "{error}");
     }
 

@@ -93,7 +93,8 @@ mod tests {
     #[tokio::test]
     async fn is_in_flight_until_the_last_frame() {
         let backend = backend();
-        let response = Response::new(Full::new(&b"hello"[..])).hold(Lease::new(Arc::clone(&backend)));
+        let response =
+            Response::new(Full::new(&b"hello"[..])).hold(Lease::new(Arc::clone(&backend)));
         assert_eq!(backend.in_flight(), 1);
         let mut body = response.into_body();
         body.frame().await.unwrap().unwrap();
@@ -104,7 +105,9 @@ mod tests {
     async fn a_failed_or_dropped_body_is_not_in_flight() {
         let backend = backend();
         let fails = futures_util::stream::iter([Err::<Frame<&[u8]>, _>("broken")]);
-        let mut body = Response::new(StreamBody::new(fails)).hold(Lease::new(Arc::clone(&backend))).into_body();
+        let mut body = Response::new(StreamBody::new(fails))
+            .hold(Lease::new(Arc::clone(&backend)))
+            .into_body();
         assert!(body.frame().await.unwrap().is_err());
         assert_eq!(backend.in_flight(), 0);
         drop(Response::new(Full::new(&b"hello"[..])).hold(Lease::new(Arc::clone(&backend))));

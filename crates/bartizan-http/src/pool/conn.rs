@@ -142,7 +142,7 @@ fn prepare<B>(request: &mut Request<B>, backend: &Backend) -> Result<(), SendErr
 
 enum Failed<B> {
     Silent,
-    Broken(TrySendError<Request<Upload<B>>>),
+    Broken(Box<TrySendError<Request<Upload<B>>>>),
 }
 
 /// Sends the request and waits for the response's head, for as long as the backend may be silent.
@@ -159,7 +159,7 @@ where
     entry.silence.touch();
     poll_fn(|cx| {
         if let Poll::Ready(result) = entry.poll_with(cx, |cx| response.as_mut().poll(cx)) {
-            return Poll::Ready(result.map_err(Failed::Broken));
+            return Poll::Ready(result.map_err(|error| Failed::Broken(Box::new(error))));
         }
         entry.poll_silence(cx).map(|()| Err(Failed::Silent))
     })

@@ -199,8 +199,10 @@ pub struct Checkout<D, B> {
 
 enum Inner<D, B> {
     Hit(Option<PooledConn<D, B>>),
-    Dial(Pin<Box<dyn Future<Output = Result<PooledConn<D, B>, BoxError>> + Send>>),
+    Dial(Dialling<D, B>),
 }
+
+type Dialling<D, B> = Pin<Box<dyn Future<Output = Result<PooledConn<D, B>, BoxError>> + Send>>;
 
 // A connection is moved out of it, never pinned in it.
 impl<D, B> Unpin for Checkout<D, B> {}

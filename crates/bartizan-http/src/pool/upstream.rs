@@ -41,7 +41,7 @@ impl<B> Entry<B> {
     /// ready. Otherwise the task is woken when the connection can go on.
     pub(crate) fn poll_with<T>(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         mut handle: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let mut noop = Context::from_waker(Waker::noop());
