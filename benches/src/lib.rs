@@ -1,1 +1,1 @@
-//! benches
+//! Micro-benchmarks. `cargo bench -p bartizan-benches` runs them.

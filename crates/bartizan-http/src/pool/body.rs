@@ -29,9 +29,14 @@ impl<B> PooledBody<B> {
         Self { body, waiting: false, source: Some((entry, home)) }
     }
 
+    /// Gives the connection back at the end of the body.
+    ///
+    /// An answer may be over before the request is: then the connection is of no more use, but it
+    /// holds the rest of the request's body. That must not go before the server has written the
+    /// end of the answer, or an HTTP/2 client would see its stream reset in the middle.
     fn go_home(&mut self) {
         if let Some((entry, home)) = self.source.take() {
-            home.take_back(entry);
+            self.source = home.take_back(entry).map(|busy| (busy, home));
         }
     }
 

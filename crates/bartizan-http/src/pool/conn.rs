@@ -46,11 +46,14 @@ pub(super) struct Home<B> {
 }
 
 impl<B> Home<B> {
-    /// Takes a connection back that no request uses any more.
-    pub(super) fn take_back(&self, mut entry: Box<Entry<B>>) {
-        if entry.is_ready() {
-            self.pool.idle.put(self.backend.id(), entry);
+    /// Takes a connection back that no request uses any more. One that cannot take another request
+    /// is returned.
+    pub(super) fn take_back(&self, mut entry: Box<Entry<B>>) -> Option<Box<Entry<B>>> {
+        if !entry.is_ready() {
+            return Some(entry);
         }
+        self.pool.idle.put(self.backend.id(), entry);
+        None
     }
 }
 
@@ -73,7 +76,7 @@ impl<D, B> fmt::Debug for PooledConn<D, B> {
 impl<D, B> Drop for PooledConn<D, B> {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            self.home.take_back(entry);
+            drop(self.home.take_back(entry));
         }
     }
 }
@@ -106,7 +109,7 @@ where
         let home =
             Home { backend: Arc::clone(&self.home.backend), pool: Arc::clone(&self.home.pool) };
         if let Err(error) = prepare(&mut request, &home.backend) {
-            home.take_back(entry);
+            drop(home.take_back(entry));
             return Box::pin(std::future::ready(Err(error.into())));
         }
         let mut redial = self.redial.take();

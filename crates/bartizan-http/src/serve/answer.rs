@@ -39,7 +39,8 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Answer<S> {
         let in_flight = InFlight::new(Arc::clone(&self.state));
-        let mut request = request.map(|body| RequestBody::new(body, self.client_timeout));
+        let mut request =
+            request.map(|body| RequestBody::new(body, self.client_timeout, &self.state));
         request.extensions_mut().insert(Arc::clone(&self.state.info));
         let step = Step::Ready { call: Some((self.service.clone(), request)) };
         Answer { step, in_flight: Some(in_flight) }

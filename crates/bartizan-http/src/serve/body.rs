@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::state::InFlight;
+use super::state::{InFlight, State};
 use crate::ClientBodyError;
 
 /// A request's body as it comes from a client. Its default is the empty body.
@@ -22,36 +23,49 @@ use crate::ClientBodyError;
 pub struct RequestBody {
     incoming: Option<Incoming>,
     // Boxed: most requests have no body, and all are moved around.
-    idle: Option<Box<IdleTimer>>,
+    watch: Option<Box<Watch>>,
+}
+
+struct Watch {
+    idle: IdleTimer,
     waiting: bool,
+    ended: bool,
+    state: Arc<State>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.state.note_unread();
+        }
+    }
+}
+
+impl Watch {
+    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<ClientBodyError> {
+        if !self.waiting {
+            self.waiting = true;
+            self.idle.touch();
+        }
+        self.idle.poll_expired(cx).map(|()| ClientBodyError::Timeout { limit: self.idle.limit() })
+    }
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, idle: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, idle: Duration, state: &Arc<State>) -> Self {
         if incoming.is_end_stream() {
             return Self::default();
         }
-        Self {
-            incoming: Some(incoming),
-            idle: Some(Box::new(IdleTimer::new(idle))),
-            waiting: false,
-        }
-    }
-
-    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<ClientBodyError> {
-        let Some(idle) = &mut self.idle else { return Poll::Pending };
-        if !self.waiting {
-            self.waiting = true;
-            idle.touch();
-        }
-        idle.poll_expired(cx).map(|()| ClientBodyError::Timeout { limit: idle.limit() })
+        let idle = IdleTimer::new(idle);
+        let watch = Watch { idle, waiting: false, ended: false, state: Arc::clone(state) };
+        Self { incoming: Some(incoming), watch: Some(Box::new(watch)) }
     }
 }
 
 /// hyper's body, without a limit on time.
 impl From<Incoming> for RequestBody {
     fn from(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), idle: None, waiting: false }
+        Self { incoming: Some(incoming), watch: None }
     }
 }
 
@@ -65,13 +79,17 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
-            return this.poll_silent(cx).map(|error| {
-                this.incoming = None;
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            let Some(watch) = &mut this.watch else { return Poll::Pending };
+            return watch.poll_silent(cx).map(|error| {
+                (this.incoming, this.watch) = (None, None);
                 Some(Err(error))
             });
         };
-        this.waiting = false;
+        if let Some(watch) = &mut this.watch {
+            watch.waiting = false;
+            watch.ended = incoming.is_end_stream() || frame.is_none();
+        }
         Poll::Ready(frame.map(|result| result.map_err(|e| ClientBodyError::Broken(e.into()))))
     }
 

@@ -57,6 +57,7 @@ impl Limits {
             Phase::Idle(_) | Phase::Busy => self.settings.keep_alive,
             Phase::Head(_) => self.settings.header,
             Phase::Stalled(_) => self.settings.client,
+            Phase::Lingering => LINGER,
         }
     }
 
@@ -69,5 +70,8 @@ impl Limits {
 /// A client that has an answer with `connection: close` under way to it sends nothing more; one
 /// that was about to send has done so by then.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
+/// nginx lingers for 5 s after the last byte; but a client that goes on sending must not hold us.
+const LINGER: Duration = Duration::from_secs(5);
 
 const A_YEAR: Duration = Duration::from_secs(365 * 86_400);

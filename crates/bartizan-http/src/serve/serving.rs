@@ -126,6 +126,7 @@ where
             let end = match phase {
                 Phase::Head(_) => End::HeadTimeout,
                 Phase::Idle(_) => End::Quiet,
+                Phase::Lingering => return Poll::Ready(Ok(())),
                 Phase::Stalled(_) | Phase::Busy => {
                     return Poll::Ready(Err(ServeHttpError::Stalled));
                 }

@@ -18,6 +18,8 @@ pub(super) struct State {
     // Counts writes that went on after a stall: it tells one stall from the next.
     unstalled: AtomicUsize,
     draining: AtomicBool,
+    unread: AtomicBool,
+    lingering: AtomicBool,
     end: AtomicU8,
 }
 
@@ -30,6 +32,8 @@ pub(super) enum Phase {
     Head(usize),
     /// The client does not read what is written.
     Stalled(usize),
+    /// All is written, and what the client still sends is thrown away.
+    Lingering,
     /// A request is in flight. Its own parts have their own limits.
     Busy,
 }
@@ -56,11 +60,16 @@ impl State {
             stalled: AtomicBool::new(false),
             unstalled: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            lingering: AtomicBool::new(false),
             end: AtomicU8::new(End::No as u8),
         }
     }
 
     pub(super) fn phase(&self) -> Phase {
+        if self.lingering.load(Ordering::Relaxed) {
+            return Phase::Lingering;
+        }
         if self.stalled.load(Ordering::Relaxed) {
             return Phase::Stalled(self.unstalled.load(Ordering::Relaxed));
         }
@@ -86,6 +95,20 @@ impl State {
             self.stalled.store(false, Ordering::Relaxed);
             self.unstalled.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A request's body was given up before its end.
+    pub(super) fn note_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client may still be sending. From here on, it lingers.
+    pub(super) fn begin_lingering(&self) -> bool {
+        let unread = !self.h2 && self.unread.load(Ordering::Relaxed);
+        if unread {
+            self.lingering.store(true, Ordering::Relaxed);
+        }
+        unread
     }
 
     pub(super) fn drain(&self) {

@@ -30,7 +30,7 @@ fn conn(io: DuplexStream, h2: bool) -> Conn<DuplexStream> {
 }
 
 async fn hello(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let peer = request.conn_info().map_or("nobody".into(), |info| info.peer().to_string());
+    let peer = request.conn_info().map_or_else(|| "nobody".into(), |info| info.peer().to_string());
     let body = request.into_body().collect().await.map(|body| body.to_bytes().len());
     Ok(Response::new(Full::from(format!("{peer} {body:?}"))))
 }
@@ -145,6 +145,26 @@ async fn a_client_that_stops_reading_is_dropped() {
     .await;
     assert!(matches!(result, Err(ServeHttpError::Stalled)), "{result:?}");
     assert_eq!(took.as_secs(), 3 * 50 + 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_still_sends_gets_the_answer_and_not_a_reset() {
+    let refuses = service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::from("no"))));
+    let (result, (said, _open), took) =
+        serve(refuses, &Drain::new(), async |mut io: DuplexStream| {
+            io.write_all(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000\r\n\r\n")
+                .await
+                .unwrap();
+            // More than the stream holds: it goes through only if somebody reads.
+            for _ in 0..20 {
+                io.write_all(&[0; 1000]).await.unwrap();
+            }
+            (read(&mut io).await, io)
+        })
+        .await;
+    result.unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 OK") && said.ends_with("no"), "{said}");
+    assert_eq!(took.as_secs(), 5, "and it is not read from for ever");
 }
 
 #[tokio::test(start_paused = true)]
