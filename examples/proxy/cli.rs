@@ -181,7 +181,9 @@ fn check(text: &str) -> Result<Check, String> {
     match text {
         "none" => Ok(Check::None),
         "tcp" => Ok(Check::Tcp),
-        other => one_of(&["tls", "http", "grpc", "agent"], other.split(':').next().unwrap_or(other)),
+        other => {
+            one_of(&["tls", "http", "grpc", "agent"], other.split(':').next().unwrap_or(other))
+        }
     }
 }
 

@@ -113,8 +113,10 @@ async fn run(addr: SocketAddr) -> Result<ExitCode, Box<dyn Error>> {
 
     println!("{}", guide::what_to_try(addr, &ca_file, &servers));
     let drain = Drain::new();
-    tokio::spawn(signals.obey(drain.clone()));
-    balance(listener, identity, web, drain).await?;
+    tokio::select! {
+        served = balance(listener, identity, web, drain.clone()) => served?,
+        () = signals.obey(drain) => {}
+    }
 
     drop(servers);
     folder.close()?;

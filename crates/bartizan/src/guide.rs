@@ -178,7 +178,7 @@
 //! | [`Drain::run`] | arguments | notice and grace of a shutdown | see below |
 //!
 //! None of them limits a whole request: a download may take all day while it moves. Put tower's
-//! timeout above [`Balance`] for that. Two more are fixed: with several addresses of a host name the
+//! timeout above [`Balance`] for that. Some that are fixed: with several addresses of a host name the
 //! next one is tried 250 ms after the one before, and during a drain a client's connection is idle
 //! for a second at the most.
 //!
