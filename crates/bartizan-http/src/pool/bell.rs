@@ -47,6 +47,11 @@ impl Bell {
         drop(self.shared.waiting.take());
     }
 
+    /// Rings it without waking anybody: there is something to do.
+    pub(crate) fn ring(&self) {
+        self.shared.rung.store(true, Ordering::Release);
+    }
+
     /// Whether it has been rung since this was last asked.
     pub(crate) fn was_rung(&self) -> bool {
         self.shared.rung.swap(false, Ordering::AcqRel)

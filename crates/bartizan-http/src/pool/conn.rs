@@ -49,7 +49,7 @@ impl<B> Home<B> {
     /// Takes a connection back that no request uses any more. One that cannot take another request
     /// is returned.
     pub(super) fn take_back(&self, mut entry: Box<Entry<B>>) -> Option<Box<Entry<B>>> {
-        if !entry.is_ready() {
+        if !entry.is_done() {
             return Some(entry);
         }
         self.pool.idle.put(self.backend.id(), entry);
@@ -159,6 +159,7 @@ where
     let link = Arc::clone(&entry.link);
     let request = request.map(|body| Upload::new(body, link));
     let mut response = pin!(entry.send.try_send_request(request));
+    entry.sent();
     entry.silence.touch();
     poll_fn(|cx| {
         if let Poll::Ready(result) = entry.poll_with(cx, |cx| response.as_mut().poll(cx)) {

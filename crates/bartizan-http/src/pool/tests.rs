@@ -1,3 +1,5 @@
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Channel, Full};
+use tokio::task::coop::consume_budget;
 use tower::{Layer, Service, ServiceExt};
 
 use super::{HttpPool, HttpPoolLayer, PooledBody};
@@ -57,6 +60,30 @@ async fn requests_in_turn_share_a_connection_and_requests_at_once_do_not() {
     drop((text(first).await, text(second).await));
     assert_eq!(server.connections(), 2, "both had come back");
 }
+
+#[tokio::test]
+async fn an_answer_is_heard_by_a_task_at_the_end_of_its_turn() {
+    let server = HttpBackend::start("a").await;
+    let (pool, backend) = (pool(HttpPoolLayer::new()), backend(server.addr()));
+    // Whatever is left of a turn, as by busy siblings in the same task: it may end between the
+    // connection's part of the work and ours.
+    for left in 1..16 {
+        let mut answer = pin!(async { text(send(&pool, &backend, "GET", "/").await).await });
+        let mut tired = false;
+        let answer = poll_fn(|cx| {
+            tired = !tired;
+            for _ in left..if tired { TURN } else { left } {
+                let _ = pin!(consume_budget()).poll(cx);
+            }
+            answer.as_mut().poll(cx)
+        });
+        let heard = tokio::time::timeout(Duration::from_secs(5), answer).await;
+        assert_eq!(heard.expect("it was never woken"), "a\n");
+    }
+}
+
+/// tokio's budget of a task's turn.
+const TURN: usize = 128;
 
 #[tokio::test]
 async fn a_connection_that_was_taken_and_not_used_goes_back() {

@@ -18,6 +18,7 @@ use http_body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
 use super::Settings;
@@ -50,11 +51,16 @@ impl<B> Entry<B> {
             if let Poll::Ready(ready) = handle(&mut noop) {
                 return Poll::Ready(ready);
             }
+            // At the end of a task's turn, tokio's channels are pending whatever is in them, and wake
+            // whom they were polled by: nobody, here.
+            if !has_budget_remaining() {
+                break;
+            }
             if !self.drive() && self.bell.wait(cx) {
                 return Poll::Pending;
             }
         }
-        // It rings itself: it has much to do, or has used up what tokio lets a task do in one go.
+        // Its turn is over, or the connection rings itself because it has much to do.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -75,11 +81,31 @@ impl<B> Entry<B> {
         true
     }
 
+    /// A request has been handed to `send`. The connection must be told: if its last poll fell on
+    /// the end of a task's turn, it left no waker there.
+    pub(crate) fn sent(&self) {
+        self.bell.ring();
+    }
+
     /// Whether it can take a request now, after whatever has happened to it since it was used.
     pub(crate) fn is_ready(&mut self) -> bool {
         self.bell.mute();
         self.drive();
         !self.closed && self.send.is_ready()
+    }
+
+    /// Whether it has done all that the last request wanted of it, and can take another one.
+    ///
+    /// Mostly so as soon as the answer is over. Then what rang since is the end of that answer, and
+    /// polling for it would find nothing to do. What this forgets at worst is that the backend has
+    /// just closed; the next request will find out.
+    pub(crate) fn is_done(&mut self) -> bool {
+        if self.closed || !self.send.is_ready() {
+            return self.is_ready();
+        }
+        self.bell.mute();
+        self.bell.was_rung();
+        true
     }
 
     /// Expires when the backend was silent for too long, not counting waits for the client.
