@@ -130,6 +130,7 @@ impl Cli {
             }
             let text = error.to_string();
             let what = text.split("\n\nUsage").next().unwrap_or(&text);
+            let what = what.split("\n\nFor more information").next().unwrap_or(what);
             let line = what.split_whitespace().collect::<Vec<_>>().join(" ");
             line.trim_start_matches("error: ").to_owned()
         })

@@ -5,18 +5,19 @@
 //! ```
 
 mod cli;
+mod signals;
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
 
-use bartizan::net::{ErrorChain, Phase};
+use bartizan::net::ErrorChain;
 use bartizan::prelude::*;
 use cli::{Check, Cli};
-use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use signals::Signals;
+use tokio::runtime::{Builder, Runtime};
 use tower::ServiceBuilder;
 use tracing_subscriber::EnvFilter;
 
@@ -27,7 +28,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // A log that nobody reads must not hold up the proxy: lines are lost then, and counted.
-    let (log, _flush_at_exit) = tracing_appender::non_blocking(std::io::stderr());
+    let (log, _flush_at_exit) = tracing_appender::non_blocking(io::stderr());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(false).init();
 
@@ -40,7 +41,8 @@ fn main() -> ExitCode {
         }
     };
     for addr in proxy.workers.local_addrs() {
-        println!("listening on {addr}");
+        // Whoever started it may have closed the pipe: no reason not to serve.
+        let _ = writeln!(io::stdout(), "listening on {addr}");
     }
     match proxy.run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,6 +60,8 @@ struct Proxy {
     cluster: Cluster,
     drain: Drain,
     workers: Workers,
+    control: Runtime,
+    signals: Signals,
 }
 
 impl Proxy {
@@ -65,6 +69,12 @@ impl Proxy {
         let [certs] = cli.certs.as_slice() else {
             return Err("several --certs are not built yet in this version".into());
         };
+        if certs.is_dir() {
+            let folder = certs.display();
+            return Err(
+                format!("{folder}: folders of --certs are not built yet in this version").into()
+            );
+        }
         let tls = TlsTerminateLayer::new(identity(certs)?)
             .alpn(&cli.alpn)
             .handshake_timeout(cli.timeout_handshake);
@@ -74,18 +84,19 @@ impl Proxy {
             .fold(Cluster::builder("backends"), |c, b| c.backend(&b.name, &b.address))
             .build()?;
         let drain = Drain::new();
-        let max_conns = match cli.max_conns {
-            Some(count) => count,
-            None => connections_for(rlimit::increase_nofile_limit(u64::MAX)?),
-        };
+        let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;
+        let max_conns = cli.max_conns.unwrap_or_else(|| connections_for(descriptors));
         let workers = Workers::bind(cli.listen.iter().copied(), cli.workers)?
             .with_drain(drain.clone())
             .max_connections(max_conns);
-        Ok(Self { cli, tls, cluster, drain, workers })
+        // Before anybody can read that it listens: a signal from then on must drain it.
+        let control = Builder::new_current_thread().enable_all().build()?;
+        let signals = control.block_on(async { Signals::catch() })?;
+        Ok(Self { cli, tls, cluster, drain, workers, control, signals })
     }
 
     fn run(self) -> Result<(), Box<dyn Error>> {
-        let Self { cli, tls, cluster, drain, workers } = self;
+        let Self { cli, tls, cluster, drain, workers, control, signals } = self;
         let checks = (cli.check == Check::Tcp).then(|| {
             Checks::tcp()
                 .every(cli.check_interval)
@@ -93,13 +104,12 @@ impl Proxy {
                 .rise(cli.rise)
                 .fall(cli.fall)
         });
-        let control = Builder::new_current_thread().enable_all().build()?;
         let (grace, checked) = (cli.drain, cluster.clone());
         // Not joined: it waits for signals for as long as the process lives.
         thread::Builder::new().name("control".into()).spawn(move || {
             control.block_on(async {
                 let _checks = checks.map(|checks| checked.check(checks));
-                obey_signals(drain, grace).await
+                signals.obey(drain, grace).await;
             })
         })?;
         workers.run(|worker| {
@@ -119,31 +129,6 @@ impl Proxy {
             )
         })?;
         Ok(())
-    }
-}
-
-/// The first SIGTERM or SIGINT starts the drain, the second ends it.
-async fn obey_signals(drain: Drain, grace: Duration) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut drained = None;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {
-                tracing::warn!("reading certificates again on SIGHUP is not built yet");
-                continue;
-            }
-        }
-        if drained.is_some() {
-            drain.advance(Phase::Closing);
-            continue;
-        }
-        tracing::info!(?grace, "draining");
-        let drain = drain.clone();
-        drained = Some(tokio::spawn(async move { drain.run(Duration::ZERO, grace).await }));
     }
 }
 

@@ -1,1 +1,42 @@
-//! tests
+//! Support for tests of the whole stack, which drive the `proxy` example as its users do.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | [`Site`] | an authority and a certificate for `localhost`, in files |
+//! | [`Proxy`] | the running program: its address, its log, its end |
+//! | [`Client`] | an HTTP/1.1 or HTTP/2 connection to it |
+//! | [`raw`] | the same byte by byte, for what a client library would not send |
+//! | [`program`] | other programs, run with a deadline; nginx and Python as backends |
+//!
+//! What is started here listens on loopback, on ports that the system gave, and ends when its
+//! handle is dropped. Nothing waits without a deadline.
+//!
+//! # Panics
+//!
+//! Everything here panics on failure: a test that cannot set its scene has failed.
+
+#![allow(clippy::unwrap_used, reason = "test support: a panic here is a failed test")]
+
+pub mod program;
+pub mod raw;
+
+mod binary;
+mod client;
+mod nginx;
+mod process;
+mod proxy;
+mod site;
+mod wait;
+
+pub use binary::proxy_binary;
+pub use client::{Answer, Client, Http, ReqBody, empty, fill, full, request, request_as};
+pub use nginx::Nginx;
+pub use process::Stat;
+pub use proxy::{Ended, Proxy};
+pub use site::Site;
+pub use wait::{eventually, within};
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -43,9 +43,9 @@ impl<Pr> Checks<Pr> {
         Self { probe, every: EVERY, timeout: TIMEOUT, rise: RISE, fall: FALL }
     }
 
-    /// Probes each backend once per `interval` (at least a millisecond).
+    /// Probes each backend once per `interval` (at least a millisecond, at most a year).
     pub fn every(self, interval: Duration) -> Self {
-        Self { every: interval.max(Duration::from_millis(1)), ..self }
+        Self { every: interval.clamp(SHORTEST, LONGEST), ..self }
     }
 
     /// A probe that takes longer has failed.
@@ -115,6 +115,7 @@ where
     let mut membership = cluster.membership();
     let mut tasks = JoinSet::new();
     let mut running: HashMap<BackendId, AbortHandle> = HashMap::new();
+    let mut known = HashSet::new();
     loop {
         membership.borrow_and_update();
         let members = Arc::clone(cluster.table().members());
@@ -128,15 +129,20 @@ where
         });
         for (position, backend) in members.iter().enumerate() {
             running.entry(backend.id()).or_insert_with(|| {
-                let first = checks.every.mul_f64(position as f64 / members.len() as f64);
+                let spread = position as f64 / members.len() as f64;
+                // A probe that has panicked must not do so in a loop.
+                let again = known.contains(&backend.id());
+                let first = checks.every.mul_f64(if again { 1.0 } else { spread });
                 tasks.spawn(watch(cluster.clone(), Arc::clone(backend), checks.clone(), first))
             });
         }
-        // The cluster is held here, and with it the sender: this cannot fail.
-        if membership.changed().await.is_err() {
-            return;
+        known = ids;
+        tokio::select! {
+            // The cluster is held here, and with it the sender: this cannot fail.
+            _ = membership.changed() => {}
+            // Aborted above, or the probe has panicked: it is started anew.
+            Some(_) = tasks.join_next() => running.retain(|_, task| !task.is_finished()),
         }
-        while tasks.try_join_next().is_some() {}
     }
 }
 
@@ -175,6 +181,12 @@ where
     let Ok(verdict) = probe.call(Arc::clone(backend)).await;
     verdict
 }
+
+/// Less would be a load rather than a check.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// What a clock can be moved by without a panic.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 const EVERY: Duration = Duration::from_secs(2);
 

@@ -26,11 +26,12 @@ impl Hold for () {
 }
 
 /// A request is in flight until the end of the response's body.
-impl<B> Hold for Response<B> {
+impl<B: Body> Hold for Response<B> {
     type Held = Response<Leased<B>>;
 
     fn hold(self, lease: Lease) -> Self::Held {
-        self.map(|body| Leased { body, lease: Some(lease) })
+        // Servers do not poll a body that has ended before it began.
+        self.map(|body| Leased { lease: (!body.is_end_stream()).then_some(lease), body })
     }
 }
 

@@ -16,15 +16,17 @@ use crate::{Backend, Verdict};
 ///
 /// What was dialled is closed again at once. Over `TcpDial` this is HAProxy's `check`; over a stack
 /// with TLS in it, the handshake is part of the check.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DialProbe<D> {
     dial: D,
+    // Why the dial service's `poll_ready` failed: it must not be called then.
+    broken: Option<String>,
 }
 
 impl<D> DialProbe<D> {
     /// Probes by dialling with `dial`.
     pub fn new(dial: D) -> Self {
-        Self { dial }
+        Self { dial, broken: None }
     }
 }
 
@@ -38,12 +40,16 @@ where
     type Future = ProbeFuture<D::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // A dial service that is broken for good fails in `call` as well, with a reason to show.
-        self.dial.poll_ready(cx).map(|_| Ok(()))
+        let ready = ready!(self.dial.poll_ready(cx));
+        self.broken = ready.err().map(|error| error.into().to_string());
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, backend: Arc<Backend>) -> Self::Future {
-        ProbeFuture { dial: self.dial.call(backend) }
+        match self.broken.take() {
+            Some(reason) => ProbeFuture { dial: None, broken: Some(reason) },
+            None => ProbeFuture { dial: Some(self.dial.call(backend)), broken: None },
+        }
     }
 }
 
@@ -53,7 +59,8 @@ pin_project! {
     #[derive(Debug)]
     pub struct ProbeFuture<F> {
         #[pin]
-        dial: F,
+        dial: Option<F>,
+        broken: Option<String>,
     }
 }
 
@@ -65,9 +72,13 @@ where
     type Output = Result<Verdict, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let verdict = match ready!(self.project().dial.poll(cx)) {
-            Ok(_) => Verdict::Pass,
-            Err(error) => Verdict::fail(error.into()),
+        let this = self.project();
+        let verdict = match this.dial.as_pin_mut() {
+            Some(dial) => match ready!(dial.poll(cx)) {
+                Ok(_) => Verdict::Pass,
+                Err(error) => Verdict::fail(error.into()),
+            },
+            None => Verdict::fail(this.broken.take().unwrap_or_default()),
         };
         Poll::Ready(Ok(verdict))
     }

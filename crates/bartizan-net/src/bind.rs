@@ -49,7 +49,9 @@ impl BindError {
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::AddrInUse => "; another program has this port, choose another one",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need the capability net_bind_service",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need the capability net_bind_service"
+        }
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
         _ => "",
     }

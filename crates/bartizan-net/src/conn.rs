@@ -85,7 +85,12 @@ pub struct ConnInfo {
 impl ConnInfo {
     /// A connection from `peer`, accepted at `local`.
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self { peer: canonical(peer), local: canonical(local), tls: None, peer_text: OnceLock::new() }
+        Self {
+            peer: canonical(peer),
+            local: canonical(local),
+            tls: None,
+            peer_text: OnceLock::new(),
+        }
     }
 
     /// The client's address. An IPv4 client of an IPv6 socket has its IPv4 address here.
@@ -146,7 +151,8 @@ mod tests {
 
     #[test]
     fn a_mapped_address_is_shown_as_ipv4() {
-        let info = ConnInfo::new("[::ffff:192.0.2.7]:5000".parse().unwrap(), "[::]:443".parse().unwrap());
+        let info =
+            ConnInfo::new("[::ffff:192.0.2.7]:5000".parse().unwrap(), "[::]:443".parse().unwrap());
         assert_eq!(info.peer(), "192.0.2.7:5000".parse().unwrap());
         assert_eq!(info.peer_ip_text(), "192.0.2.7");
     }

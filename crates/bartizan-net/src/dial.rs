@@ -118,7 +118,8 @@ async fn connect(address: &Address) -> Result<TcpStream, DialError> {
         Address::Socket(addr) => return connect_one(*addr).await,
         Address::Name { host, port } => (host, *port),
     };
-    let unresolved = |source: io::Error| DialError::Resolve { host: Arc::clone(host), source: Arc::new(source) };
+    let unresolved =
+        |source: io::Error| DialError::Resolve { host: Arc::clone(host), source: Arc::new(source) };
     let found: Vec<_> = lookup_host((&**host, port)).await.map_err(unresolved)?.collect();
     if found.is_empty() {
         return Err(unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
@@ -160,7 +161,8 @@ async fn race(addrs: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
 fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let count = found.len();
-    let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     let mut turns = Vec::with_capacity(count);
     while turns.len() < count {
@@ -178,6 +180,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
+    use bartizan_testkit::{Fault, Misbehaving};
     use tokio::net::TcpListener;
     use tower::ServiceExt;
 
@@ -204,7 +207,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let address: Address = format!("localhost:{port}").parse().unwrap();
-        assert_eq!(TcpDial::new().oneshot(address).await.unwrap().peer_addr().unwrap().port(), port);
+        assert_eq!(
+            TcpDial::new().oneshot(address).await.unwrap().peer_addr().unwrap().port(),
+            port
+        );
     }
 
     #[tokio::test]
@@ -215,17 +221,19 @@ mod tests {
         assert!(!error.is_timeout());
     }
 
-    #[tokio::test]
-    async fn no_time_is_a_timeout() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address::from(listener.local_addr().unwrap());
-        let error = TcpDial::new().connect_timeout(Duration::ZERO).oneshot(address).await.unwrap_err();
+    #[tokio::test(start_paused = true)]
+    async fn gives_up_after_five_seconds() {
+        let silent = Misbehaving::start(Fault::NeverAccept).await;
+        let start = tokio::time::Instant::now();
+        let error = TcpDial::new().oneshot(Address::from(silent.addr())).await.unwrap_err();
         assert!(error.is_timeout(), "{error:?}");
+        assert_eq!(start.elapsed().as_secs(), 5);
     }
 
     #[test]
     fn families_take_turns_from_the_resolvers_first() {
-        let addrs = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let addrs =
+            |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let turns = interleave(addrs(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]));
         assert_eq!(turns, addrs(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
     }

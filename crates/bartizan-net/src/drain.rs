@@ -12,8 +12,8 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -97,10 +97,30 @@ pub struct DrainWatch {
 
 struct Wait {
     phase: Phase,
+    bell: Arc<Bell>,
+    // Never polled again, only held: its registration is what rings the bell.
+    _reached: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+/// Wakes the task, and remembers that it has: the registration is used up then.
+///
+/// Nothing else tells. The phase does not: a change publishes it first and wakes later, and who
+/// registers in between is woken for a phase that it has seen. A task whose turn is over (tokio's
+/// cooperative budget) is woken without having been registered at all.
+struct Bell {
+    rung: AtomicBool,
     waker: Waker,
-    // The phase when it was last polled. A change in between has used up its registration.
-    seen: Phase,
-    reached: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.waker.wake_by_ref();
+    }
 }
 
 impl DrainWatch {
@@ -118,28 +138,24 @@ impl DrainWatch {
     ///
     /// Asking again from the same task costs one atomic load, so it can be asked at every poll of
     /// a connection: no lock is shared with other connections.
+    #[allow(clippy::needless_pass_by_ref_mut, reason = "it is what every poll function takes")]
     pub fn poll_reached(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
         let Some(shared) = &self.shared else { return Poll::Pending };
-        let now = shared.phase();
-        if now >= phase {
+        if shared.phase() >= phase {
             self.wait = None;
             return Poll::Ready(());
         }
         if let Some(wait) = &self.wait
             && wait.phase == phase
-            && wait.seen == now
-            && wait.waker.will_wake(cx.waker())
+            && wait.bell.waker.will_wake(cx.waker())
+            && !wait.bell.rung.load(Ordering::Acquire)
         {
             return Poll::Pending;
         }
-        let mut wait = Wait {
-            phase,
-            waker: cx.waker().clone(),
-            seen: now,
-            reached: Box::pin(reached(shared.changed.subscribe(), phase)),
-        };
-        let poll = wait.reached.as_mut().poll(cx);
-        self.wait = Some(wait);
+        let bell = Arc::new(Bell { rung: AtomicBool::new(false), waker: cx.waker().clone() });
+        let mut reached = Box::pin(reached(shared.changed.subscribe(), phase));
+        let poll = reached.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&bell))));
+        self.wait = poll.is_pending().then_some(Wait { phase, bell, _reached: reached });
         poll
     }
 
@@ -204,7 +220,8 @@ mod tests {
             }
             at
         };
-        let (at, ()) = tokio::join!(observed, drain.run(Duration::from_secs(5), Duration::from_secs(10)));
+        let (at, ()) =
+            tokio::join!(observed, drain.run(Duration::from_secs(5), Duration::from_secs(10)));
         assert_eq!(at, [(Phase::Announced, 0), (Phase::Stopped, 5), (Phase::Closing, 15)]);
     }
 
@@ -234,9 +251,67 @@ mod tests {
         assert!(watch.poll_reached(Phase::Stopped, &mut Context::from_waker(&second)).is_ready());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_task_at_the_end_of_its_turn_is_woken_all_the_same() {
+        let drain = Drain::new();
+        let mut watch = drain.watch();
+        poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() {
+                assert!(std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready());
+            }
+            assert!(watch.poll_reached(Phase::Stopped, cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let waited = tokio::time::timeout(Duration::from_secs(2), watch.reached(Phase::Stopped));
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drain.advance(Phase::Stopped);
+        };
+        assert!(tokio::join!(waited, stop).0.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_asks_while_others_are_being_woken_hears_of_the_next_phase_too() {
+        // Asks with each of its watches when it is woken, in the middle of the change.
+        struct Ask(std::sync::Mutex<Vec<(DrainWatch, Waker, Arc<AtomicU8>)>>);
+        impl Wake for Ask {
+            fn wake(self: Arc<Self>) {
+                for (watch, waker, _) in self.0.lock().unwrap().iter_mut() {
+                    let mut cx = Context::from_waker(waker);
+                    assert!(watch.poll_reached(Phase::Stopped, &mut cx).is_pending());
+                }
+            }
+        }
+        let drain = Drain::new();
+        let watched = |_| {
+            let (waker, wakes) = futures_waker();
+            (drain.watch(), waker, wakes)
+        };
+        let ask = Arc::new(Ask(std::sync::Mutex::new((0..100).map(watched).collect())));
+        let waker = Waker::from(Arc::clone(&ask));
+        // Tokio spreads registrations at random; some of these are woken before, some after.
+        let mut first = drain.watch();
+        assert!(first.poll_reached(Phase::Stopped, &mut Context::from_waker(&waker)).is_pending());
+
+        drain.advance(Phase::Announced);
+        for (watch, waker, wakes) in ask.0.lock().unwrap().iter_mut() {
+            if wakes.swap(0, Ordering::SeqCst) > 0 {
+                let mut cx = Context::from_waker(waker);
+                assert!(watch.poll_reached(Phase::Stopped, &mut cx).is_pending());
+            }
+        }
+        drop(first);
+        drain.advance(Phase::Stopped);
+
+        let deaf =
+            ask.0.lock().unwrap().iter().filter(|(.., n)| n.load(Ordering::SeqCst) == 0).count();
+        assert_eq!(deaf, 0);
+    }
+
     fn futures_waker() -> (Waker, Arc<AtomicU8>) {
         struct Count(Arc<AtomicU8>);
-        impl std::task::Wake for Count {
+        impl Wake for Count {
             fn wake(self: Arc<Self>) {
                 self.0.fetch_add(1, Ordering::SeqCst);
             }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Expires when nothing happened for a time.
@@ -60,7 +61,8 @@ impl IdleTimer {
         self.waker = None;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
-            if sleep.as_mut().poll(cx).is_pending() {
+            // Constrained, it would be pending without a registration when the task's turn is over.
+            if Pin::new(&mut unconstrained(sleep.as_mut())).poll(cx).is_pending() {
                 self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -99,7 +101,8 @@ mod tests {
     async fn a_touch_while_waiting_moves_the_end() {
         let start = Instant::now();
         let mut timer = IdleTimer::new(Duration::from_secs(10));
-        let waited = tokio::time::timeout(Duration::from_secs(9), poll_fn(|cx| timer.poll_expired(cx)));
+        let waited =
+            tokio::time::timeout(Duration::from_secs(9), poll_fn(|cx| timer.poll_expired(cx)));
         assert!(waited.await.is_err());
         timer.touch();
         poll_fn(|cx| timer.poll_expired(cx)).await;
@@ -110,17 +113,34 @@ mod tests {
     async fn can_be_brought_forward() {
         let start = Instant::now();
         let mut timer = IdleTimer::new(Duration::from_secs(60));
-        let _ = tokio::time::timeout(Duration::from_secs(1), poll_fn(|cx| timer.poll_expired(cx))).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), poll_fn(|cx| timer.poll_expired(cx)))
+            .await;
         timer.expire_at(start + Duration::from_secs(5));
         poll_fn(|cx| timer.poll_expired(cx)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_task_at_the_end_of_its_turn_is_woken_all_the_same() {
+        let mut timer = IdleTimer::new(Duration::from_secs(10));
+        poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() {
+                assert!(std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready());
+            }
+            assert!(timer.poll_expired(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let expired = poll_fn(|cx| timer.poll_expired(cx));
+        assert!(tokio::time::timeout(Duration::from_secs(11), expired).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_endless_limit_is_no_panic() {
         let mut timer = IdleTimer::new(Duration::MAX);
         timer.touch();
-        let waited = tokio::time::timeout(Duration::from_secs(3600), poll_fn(|cx| timer.poll_expired(cx)));
+        let waited =
+            tokio::time::timeout(Duration::from_secs(3600), poll_fn(|cx| timer.poll_expired(cx)));
         assert!(waited.await.is_err());
     }
 }

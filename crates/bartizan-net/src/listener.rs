@@ -31,7 +31,7 @@ pub trait Listener {
     ///
     /// # Errors
     ///
-    /// Whatever the system says. What is still queued is then given up.
+    /// Whatever the system says. `serve` backs off and asks again, until its drain closes.
     fn accept_queued(&mut self) -> io::Result<Option<(Self::Io, ConnInfo)>>;
 }
 

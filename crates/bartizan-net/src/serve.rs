@@ -13,7 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::{BoxError, Conn, ConnInfo, Drain, DrainWatch, ErrorChain, Listener, LocalSpawn, Phase, Spawn, TokioSpawn};
+use crate::{
+    BoxError, Conn, ConnInfo, Drain, DrainWatch, ErrorChain, Listener, LocalSpawn, Phase, Spawn,
+    TokioSpawn,
+};
 
 /// Calls `service` with each connection that `listener` accepts.
 ///
@@ -82,8 +85,8 @@ impl<L, S, X> Serve<L, S, X> {
             };
             let next = tokio::select! {
                 biased;
-                next = next => next.map_err(ServeError::Service)?,
                 () = closing.reached(Phase::Closing) => None,
+                next = next => next.map_err(ServeError::Service)?,
             };
             let Some(((io, info), permit)) = next else { break };
             // Only this instance has been polled ready; its clone has not.
@@ -177,7 +180,9 @@ where
             let future = service.call(conn);
             this.state.set(State::Called { future });
         }
-        let StateProj::Called { future } = this.state.as_mut().project() else { return Poll::Ready(()) };
+        let StateProj::Called { future } = this.state.as_mut().project() else {
+            return Poll::Ready(());
+        };
         match future.poll(cx) {
             Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(error)) => {
@@ -222,10 +227,14 @@ impl Door {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.drain.reached(Phase::Stopped) => match listener.accept_queued() {
-                    Ok(queued) => return queued,
-                    Err(error) => Err(error),
-                },
+                () = self.drain.reached(Phase::Stopped) => {
+                    // Nothing else here waits, and clients may go on to fill the queue.
+                    tokio::task::consume_budget().await;
+                    match listener.accept_queued() {
+                        Ok(queued) => return queued,
+                        Err(error) => Err(error),
+                    }
+                }
                 accepted = poll_fn(|cx| listener.poll_accept(cx)) => accepted,
             };
             match accepted {

@@ -122,7 +122,8 @@ fn is_host_name(host: &str) -> bool {
     };
     let dotted = host.strip_suffix('.').unwrap_or(host);
     // A last label of digits alone would be a mistyped IPv4 address.
-    let last_is_number = dotted.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
+    let last_is_number =
+        dotted.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
     dotted.len() <= 253 && dotted.split('.').all(label) && !last_is_number
 }
 

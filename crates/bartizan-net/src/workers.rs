@@ -1,9 +1,11 @@
 //! One runtime, listener and stack per core.
 
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::JoinSet;
 use tower_service::Service;
 
 use crate::{BindError, BoxError, Conn, Drain, ServeError, listen, serve};
@@ -51,7 +53,10 @@ impl Workers {
     /// # Errors
     ///
     /// [`BindError`] for the first address that cannot be listened on.
-    pub fn bind(addrs: impl IntoIterator<Item = SocketAddr>, count: usize) -> Result<Self, BindError> {
+    pub fn bind(
+        addrs: impl IntoIterator<Item = SocketAddr>,
+        count: usize,
+    ) -> Result<Self, BindError> {
         let count = match count {
             0 => thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -109,27 +114,26 @@ impl Workers {
         let count = self.count();
         let share = self.max_connections.map(|n| n.div_ceil(count * self.addrs.len().max(1)));
         let (drain, stack) = (&self.drain, &stack);
+        // At once, by whoever finds out: the threads are joined in order, and the first may be well.
+        let failed = move |_: &WorkersError| drain.advance(crate::Phase::Closing);
         thread::scope(|scope| {
             let workers: Vec<_> = (self.listeners.into_iter().enumerate())
                 .map(|(index, sockets)| {
+                    let stack = move || stack(Worker { index, count });
                     let work = move || {
-                        let result = work(sockets, drain, share, || stack(Worker { index, count }));
-                        if result.is_err() {
-                            drain.advance(crate::Phase::Closing);
-                        }
-                        result
+                        let caught =
+                            catch_unwind(AssertUnwindSafe(|| work(sockets, drain, share, stack)));
+                        caught.unwrap_or(Err(WorkersError::Panicked)).inspect_err(failed)
                     };
-                    let name = format!("bartizan-{index}");
-                    thread::Builder::new().name(name).spawn_scoped(scope, work).map_err(WorkersError::Start)
+                    let thread = thread::Builder::new().name(format!("bartizan-{index}"));
+                    let started = thread.spawn_scoped(scope, work);
+                    started.map_err(WorkersError::Start).inspect_err(failed)
                 })
                 .collect();
             let mut first = Ok(());
             for worker in workers {
-                let result = worker.and_then(|worker| worker.join().unwrap_or(Err(WorkersError::Panicked)));
-                if result.is_err() {
-                    drain.advance(crate::Phase::Closing);
-                    first = first.and(result);
-                }
+                let done = worker.and_then(|w| w.join().unwrap_or(Err(WorkersError::Panicked)));
+                first = first.and(done);
             }
             first
         })
@@ -152,18 +156,19 @@ where
         .map_err(WorkersError::Start)?;
     runtime.block_on(async {
         let stack = stack();
-        let mut loops = Vec::new();
+        let mut loops = JoinSet::new();
         for socket in sockets {
-            let listener = tokio::net::TcpListener::from_std(socket).map_err(WorkersError::Start)?;
+            let listener =
+                tokio::net::TcpListener::from_std(socket).map_err(WorkersError::Start)?;
             let mut serve = serve(listener, stack.clone()).with_drain(drain.clone()).local();
             if let Some(share) = share {
                 serve = serve.max_connections(share);
             }
-            loops.push(tokio::task::spawn_local(serve.into_future()));
+            loops.spawn_local(serve.into_future());
         }
         drop(stack);
-        for accept in loops {
-            accept.await.map_err(|_| WorkersError::Panicked)?.map_err(WorkersError::Serve)?;
+        while let Some(done) = loops.join_next().await {
+            done.map_err(|_| WorkersError::Panicked)?.map_err(WorkersError::Serve)?;
         }
         Ok(())
     })

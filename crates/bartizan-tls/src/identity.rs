@@ -42,7 +42,10 @@ impl Identity {
     /// # Errors
     ///
     /// [`LoadError`] says which file, which section of it, and what is wrong.
-    pub fn from_pem_files(certs: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, LoadError> {
+    pub fn from_pem_files(
+        certs: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Result<Self, LoadError> {
         let certs = load::read(certs.as_ref())?;
         let key = load::read(key.as_ref())?;
         Self::build(certs, Some(key), &SystemClock)
@@ -96,9 +99,14 @@ impl Identity {
         let spki = signer.public_key();
         let mut parsed = Vec::with_capacity(certs.certs.len());
         for (section, der) in &certs.certs {
-            let (_, cert) = X509Certificate::from_der(der).map_err(|e| {
-                LoadError::new(&cert_file, Some(*section), LoadProblem::BadCertificate(e.to_string()))
-            })?;
+            let wrong = |what| {
+                LoadError::new(&cert_file, Some(*section), LoadProblem::BadCertificate(what))
+            };
+            let (rest, cert) =
+                X509Certificate::from_der(der).map_err(|error| wrong(error.to_string()))?;
+            if !rest.is_empty() {
+                return Err(wrong("there is more behind the certificate".to_owned()));
+            }
             parsed.push(cert);
         }
         // A key that cannot tell its public half (none of aws-lc-rs') goes with the first.
@@ -106,7 +114,11 @@ impl Identity {
             parsed.iter().position(|cert| cert.tbs_certificate.subject_pki.raw == spki.as_ref())
         });
         let Some(leaf) = leaf else {
-            return Err(LoadError::new(&key_file.path, None, LoadProblem::KeyMismatch { certs: cert_file }));
+            return Err(LoadError::new(
+                &key_file.path,
+                None,
+                LoadProblem::KeyMismatch { certs: cert_file },
+            ));
         };
         let validity = &parsed[leaf].tbs_certificate.validity;
         let (not_before, not_after) = (wall(&validity.not_before), wall(&validity.not_after));
@@ -141,7 +153,10 @@ impl fmt::Debug for Identity {
 fn signer(file: &Pem) -> Result<Arc<dyn SigningKey>, LoadError> {
     let (section, key) = match file.keys.as_slice() {
         [one] => one,
-        [] => return Err(LoadError::new(&file.path, None, LoadProblem::NoKey)),
+        [] => {
+            let problem = file.encrypted.map_or(LoadProblem::NoKey, |_| LoadProblem::EncryptedKey);
+            return Err(LoadError::new(&file.path, file.encrypted, problem));
+        }
         [_, (second, _), ..] => {
             return Err(LoadError::new(&file.path, Some(*second), LoadProblem::SeveralKeys));
         }

@@ -28,8 +28,6 @@ mod terminate;
 
 pub use identity::Identity;
 pub use load::{LoadError, LoadProblem};
-pub use terminate::{
-    HandshakeError, TerminateFuture, TlsTerminate, TlsTerminateLayer,
-};
+pub use terminate::{HandshakeError, TerminateFuture, TlsTerminate, TlsTerminateLayer};
 
 pub use bartizan_net::TlsInfo;

@@ -11,30 +11,95 @@ pub(crate) struct Pem {
     pub(crate) path: PathBuf,
     pub(crate) certs: Vec<(usize, CertificateDer<'static>)>,
     pub(crate) keys: Vec<(usize, PrivateKeyDer<'static>)>,
+    /// The first encrypted key, which counts as none.
+    pub(crate) encrypted: Option<usize>,
 }
 
 pub(crate) fn read(path: &Path) -> Result<Pem, LoadError> {
-    let text = fs::read(path).map_err(|e| LoadError::new(path, None, LoadProblem::Unreadable(e)))?;
+    let text =
+        fs::read(path).map_err(|e| LoadError::new(path, None, LoadProblem::Unreadable(e)))?;
     parse(path, &text)
 }
 
 pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Pem, LoadError> {
-    let mut found = Pem { path: path.to_owned(), certs: Vec::new(), keys: Vec::new() };
-    for (section, item) in (1..).zip(<(SectionKind, Vec<u8>)>::pem_slice_iter(text)) {
-        let (kind, der) = item
-            .map_err(|e| LoadError::new(path, Some(section), LoadProblem::BadPem(describe(&e))))?;
+    let mut found =
+        Pem { path: path.to_owned(), certs: Vec::new(), keys: Vec::new(), encrypted: None };
+    for (number, section) in (1..).zip(Sections { rest: text }) {
+        let wrong = |what| LoadError::new(path, Some(number), LoadProblem::BadPem(what));
+        let section = section.map_err(wrong)?;
+        if ENCRYPTED.iter().any(|mark| contains(section, mark)) {
+            found.encrypted.get_or_insert(number);
+            continue;
+        }
+        let Some(item) = <(SectionKind, Vec<u8>)>::pem_slice_iter(section).next() else {
+            continue; // A kind that rustls does not know.
+        };
+        let (kind, der) = item.map_err(|error| wrong(describe(&error)))?;
         match kind {
-            SectionKind::Certificate => found.certs.push((section, der.into())),
-            SectionKind::PrivateKey => found.keys.push((section, PrivateKeyDer::Pkcs8(der.into()))),
-            SectionKind::RsaPrivateKey => found.keys.push((section, PrivateKeyDer::Pkcs1(der.into()))),
-            SectionKind::EcPrivateKey => found.keys.push((section, PrivateKeyDer::Sec1(der.into()))),
+            SectionKind::Certificate => found.certs.push((number, der.into())),
+            SectionKind::PrivateKey => found.keys.push((number, PrivateKeyDer::Pkcs8(der.into()))),
+            SectionKind::RsaPrivateKey => {
+                found.keys.push((number, PrivateKeyDer::Pkcs1(der.into())));
+            }
+            SectionKind::EcPrivateKey => {
+                found.keys.push((number, PrivateKeyDer::Sec1(der.into())));
+            }
             _ => {} // DH and EC parameters, requests, CRLs: HAProxy files may hold them.
         }
     }
-    if found.keys.is_empty() && ENCRYPTED.iter().any(|mark| contains(text, mark)) {
-        return Err(LoadError::new(path, None, LoadProblem::EncryptedKey));
-    }
     Ok(found)
+}
+
+/// The sections of a PEM text, from the BEGIN line to the END line, whatever they hold.
+///
+/// rustls' reader does not tell of sections that it passes over, so they could not be counted, and
+/// when an END line is missing it takes two sections for one. No error cites more than a label: the
+/// line may hold the key, where a key was pasted as one line.
+struct Sections<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Sections<'a> {
+    type Item = Result<&'a [u8], String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let text = self.rest;
+        let mut open: Option<(usize, &[u8])> = None;
+        let mut at = 0;
+        for line in text.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
+            let start = at;
+            at += line.len();
+            self.rest = &text[at..];
+            let line = line.trim_ascii_end();
+            match (line.strip_prefix(b"-----BEGIN "), open) {
+                (Some(_), Some((_, label))) => return Some(Err(missing_end(label))),
+                (Some(label), None) => match label.strip_suffix(b"-----") {
+                    Some(label) if is_label(label) => open = Some((start, label)),
+                    _ => return Some(Err("its BEGIN line is cut or garbled".to_owned())),
+                },
+                (None, Some((begin, label))) if is_end(line, label) => {
+                    return Some(Ok(&text[begin..at]));
+                }
+                (None, _) => {}
+            }
+        }
+        open.map(|(_, label)| Err(missing_end(label)))
+    }
+}
+
+/// RFC 7468 §2 labels, of which all in use are in capitals. Base64 would not pass for one.
+fn is_label(label: &[u8]) -> bool {
+    let fits = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b' ';
+    (1..=LONGEST_LABEL).contains(&label.len()) && label.iter().all(fits)
+}
+
+fn is_end(line: &[u8], label: &[u8]) -> bool {
+    let rest = line.strip_prefix(b"-----END ").and_then(|rest| rest.strip_prefix(label));
+    rest.is_some_and(|rest| rest.starts_with(b"-----"))
+}
+
+fn missing_end(label: &[u8]) -> String {
+    format!("the line `-----END {}-----` is missing", String::from_utf8_lossy(label))
 }
 
 /// A certificate or key cannot be used. The operator's fault, who is told what to do.
@@ -139,14 +204,9 @@ impl fmt::Display for Section {
 
 fn describe(error: &pem::Error) -> String {
     match error {
-        pem::Error::MissingSectionEnd { end_marker } => {
-            format!("the line `{}` is missing", String::from_utf8_lossy(end_marker))
-        }
-        pem::Error::IllegalSectionStart { line } => {
-            format!("the line `{}` is cut or garbled", String::from_utf8_lossy(line).trim_end())
-        }
         pem::Error::Base64Decode(what) => format!("it is not base64 ({what})"),
-        other => other.to_string(),
+        pem::Error::SectionTooLarge => "it is too large".to_owned(),
+        _ => "it is cut or garbled".to_owned(),
     }
 }
 
@@ -156,3 +216,6 @@ fn contains(text: &[u8], mark: &str) -> bool {
 
 /// PKCS#8 and the older OpenSSL form.
 const ENCRYPTED: [&str; 2] = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
+
+/// More than any in use, and less than a line of base64.
+const LONGEST_LABEL: usize = 40;

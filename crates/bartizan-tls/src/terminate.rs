@@ -28,8 +28,8 @@ use crate::Identity;
 /// The handshake runs in the connection's own task, never in the accept loop, and one deadline
 /// covers all of it. Afterwards the inner service gets the decrypted stream, with a [`TlsInfo`] in
 /// its [`ConnInfo`]. A handshake that fails is answered with an alert where there is one, ends the
-/// call with a [`HandshakeError`], and is a tracing event (level info, target `bartizan_tls`) with
-/// peer, SNI, reason and duration.
+/// call with a [`HandshakeError`], and is a tracing event with peer, SNI, reason and duration
+/// (target `bartizan_tls`; level info, or debug where the client hung up).
 ///
 /// TLS 1.2 and 1.3; the key exchange X25519MLKEM768 is preferred; sessions resume with tickets.
 #[derive(Clone)]
@@ -43,11 +43,12 @@ impl TlsTerminateLayer {
     /// Serves one certificate, and agrees on `h2` or `http/1.1` with clients that offer ALPN.
     pub fn new(identity: Identity) -> Self {
         let resolver = SingleCertAndKey::from(Arc::clone(identity.certified()));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("the aws-lc-rs provider has cipher suites for both versions")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(resolver));
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+                .expect("the aws-lc-rs provider has cipher suites for both versions")
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(resolver));
         match aws_lc_rs::Ticketer::new() {
             Ok(ticketer) => config.ticketer = ticketer,
             // Without randomness no handshake can succeed either; those will say so.
@@ -58,11 +59,7 @@ impl TlsTerminateLayer {
 
     /// Serves what `config` says, ALPN included.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
-        Self {
-            config,
-            handshake_timeout: HANDSHAKE_TIMEOUT,
-            send_buffer_limit: SEND_BUFFER_LIMIT,
-        }
+        Self { config, handshake_timeout: HANDSHAKE_TIMEOUT, send_buffer_limit: SEND_BUFFER_LIMIT }
     }
 
     /// Offers these protocols, the preferred one first. Default: `h2`, `http/1.1`.
@@ -224,7 +221,9 @@ where
                     let Some(deadline) = this.deadline else { return Poll::Pending };
                     ready!(deadline.as_mut().poll(cx));
                     let limit = this.handshake.layer.handshake_timeout;
-                    return Poll::Ready(Err(this.handshake.fail(HandshakeError::Timeout { limit })));
+                    return Poll::Ready(Err(this
+                        .handshake
+                        .fail(HandshakeError::Timeout { limit })));
                 }
             }
         }
@@ -241,7 +240,13 @@ impl Handshake {
     fn fail(&self, error: HandshakeError) -> HandshakeError {
         let peer = self.info.as_ref().map(|(info, _)| tracing::field::display(info.peer()));
         let (ms, sni) = (self.since.elapsed().as_millis() as u64, self.sni.as_deref());
-        tracing::info!(peer, sni, ms, reason = %error.reason(), "TLS handshake failed");
+        let reason = error.reason();
+        if let HandshakeError::Transport(_) = error {
+            // Port scans, probes and closed laptops: a line for each would fill the log.
+            tracing::debug!(peer, sni, ms, %reason, "TLS handshake broken off");
+        } else {
+            tracing::info!(peer, sni, ms, %reason, "TLS handshake failed");
+        }
         error
     }
 }

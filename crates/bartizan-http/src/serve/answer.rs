@@ -11,7 +11,7 @@ use std::time::Duration;
 use bartizan_net::BoxError;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -42,8 +42,9 @@ where
         let mut request =
             request.map(|body| RequestBody::new(body, self.client_timeout, &self.state));
         request.extensions_mut().insert(Arc::clone(&self.state.info));
+        let head = request.method() == Method::HEAD;
         let step = Step::Ready { call: Some((self.service.clone(), request)) };
-        Answer { step, in_flight: Some(in_flight) }
+        Answer { step, head, in_flight: Some(in_flight) }
     }
 }
 
@@ -56,6 +57,7 @@ pin_project! {
     {
         #[pin]
         step: Step<S, S::Future>,
+        head: bool,
         in_flight: Option<InFlight>,
     }
 }
@@ -101,19 +103,20 @@ where
                 StepProj::Call { response } => ready!(response.poll(cx)),
             };
             let in_flight = this.in_flight.take().expect("polled after it was ready");
-            return Poll::Ready(Ok(answer(result, in_flight)));
+            return Poll::Ready(Ok(answer(result, *this.head, in_flight)));
         }
     }
 }
 
 fn answer<B, E: Into<BoxError>>(
     result: Result<Response<B>, E>,
+    head: bool,
     in_flight: InFlight,
 ) -> Response<Reply<B>> {
     let closing = in_flight.state().is_draining() && !in_flight.state().h2;
     let mut response = match result {
         Ok(response) => response.map(|body| Reply::new(body, in_flight)),
-        Err(error) => apology(error.into(), in_flight),
+        Err(error) => apology(error.into(), head, in_flight),
     };
     if closing {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -122,14 +125,15 @@ fn answer<B, E: Into<BoxError>>(
 }
 
 /// An answer that says that something failed, but not what: that goes to the log.
-fn apology<B>(error: BoxError, in_flight: InFlight) -> Response<Reply<B>> {
+fn apology<B>(error: BoxError, head: bool, in_flight: InFlight) -> Response<Reply<B>> {
     let status = status_of(&*error);
     tracing::info!(
         peer = %in_flight.state().info.peer(), status = status.as_u16(),
         error = %bartizan_net::ErrorChain(&*error), "request failed"
     );
     let reason = status.canonical_reason().unwrap_or_default();
-    let text = Bytes::from(format!("{} {reason}\n", status.as_u16()));
+    // hyper leaves the body of an answer to HEAD out over HTTP/1.1, but not over HTTP/2.
+    let text = if head { Bytes::new() } else { format!("{} {reason}\n", status.as_u16()).into() };
     let mut response = Response::new(Reply::text(text, in_flight));
     *response.status_mut() = status;
     response

@@ -114,7 +114,7 @@ pin_project! {
     pub struct Reply<B> {
         #[pin]
         kind: Kind<B>,
-        in_flight: Option<InFlight>,
+        in_flight: InFlight,
     }
 }
 
@@ -129,11 +129,11 @@ pin_project! {
 
 impl<B> Reply<B> {
     pub(super) fn new(body: B, in_flight: InFlight) -> Self {
-        Self { kind: Kind::Service { body }, in_flight: Some(in_flight) }
+        Self { kind: Kind::Service { body }, in_flight }
     }
 
     pub(super) fn text(text: Bytes, in_flight: InFlight) -> Self {
-        Self { kind: Kind::Text { text }, in_flight: Some(in_flight) }
+        Self { kind: Kind::Text { text }, in_flight }
     }
 }
 
@@ -145,26 +145,37 @@ impl<B: Body<Data = Bytes>> Body for Reply<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().kind.project() {
+        let this = self.project();
+        let mut kind = this.kind;
+        let frame = match kind.as_mut().project() {
             KindProj::Service { body } => body.poll_frame(cx),
             KindProj::Text { text } => {
                 let text = std::mem::take(text);
                 Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
             }
-        }
+        };
+        let more = matches!(&frame, Poll::Ready(Some(Ok(_)))) && !kind.is_end_stream();
+        this.in_flight.note_blocked(more);
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Service { body } => body.is_end_stream(),
-            Kind::Text { text } => text.is_empty(),
-        }
+        self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Service { body } => body.size_hint(),
             Kind::Text { text } => SizeHint::with_exact(text.len() as u64),
+        }
+    }
+}
+
+impl<B: Body> Kind<B> {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Service { body } => body.is_end_stream(),
+            Self::Text { text } => text.is_empty(),
         }
     }
 }

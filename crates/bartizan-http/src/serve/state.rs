@@ -15,8 +15,10 @@ pub(super) struct State {
     finished: AtomicUsize,
     head_begun: AtomicBool,
     stalled: AtomicBool,
-    // Counts writes that went on after a stall: it tells one stall from the next.
+    // Counts what went on after a stall: it tells one stall from the next.
     unstalled: AtomicUsize,
+    // Replies over HTTP/2 with more to come that the client's window has no room for.
+    blocked: AtomicUsize,
     draining: AtomicBool,
     unread: AtomicBool,
     lingering: AtomicBool,
@@ -59,6 +61,7 @@ impl State {
             head_begun: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             unstalled: AtomicUsize::new(0),
+            blocked: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             lingering: AtomicBool::new(false),
@@ -73,8 +76,11 @@ impl State {
         if self.stalled.load(Ordering::Relaxed) {
             return Phase::Stalled(self.unstalled.load(Ordering::Relaxed));
         }
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
-            return Phase::Busy;
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        if in_flight > 0 {
+            let blocked = self.blocked.load(Ordering::Relaxed) == in_flight;
+            let unstalled = self.unstalled.load(Ordering::Relaxed);
+            return if blocked { Phase::Stalled(unstalled) } else { Phase::Busy };
         }
         let finished = self.finished.load(Ordering::Relaxed);
         let begun = self.head_begun.load(Ordering::Relaxed);
@@ -134,23 +140,42 @@ impl State {
 
 /// A request from its head to the end of its answer's body.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<State>);
+pub(super) struct InFlight {
+    state: Arc<State>,
+    blocked: bool,
+}
 
 impl InFlight {
     pub(super) fn new(state: Arc<State>) -> Self {
         state.in_flight.fetch_add(1, Ordering::Relaxed);
         state.head_begun.store(false, Ordering::Relaxed);
-        Self(state)
+        Self { state, blocked: false }
     }
 
     pub(super) fn state(&self) -> &State {
-        &self.0
+        &self.state
+    }
+
+    /// Over HTTP/2, a reply is asked for more when the client's window has room for it. From when
+    /// it has given something until it is asked again, it is the client that is awaited.
+    pub(super) fn note_blocked(&mut self, blocked: bool) {
+        if self.blocked == blocked || !self.state.h2 {
+            return;
+        }
+        self.blocked = blocked;
+        if blocked {
+            self.state.blocked.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.state.blocked.fetch_sub(1, Ordering::Relaxed);
+            self.state.unstalled.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.finished.fetch_add(1, Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.note_blocked(false);
+        self.state.finished.fetch_add(1, Ordering::Relaxed);
+        self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,212 @@
+//! Whatever is wrong with the command line or its files is said in one line that helps.
+
+#![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
+use std::net::TcpListener;
+use std::time::{Duration, SystemTime};
+
+use bartizan_testkit::{HttpBackend, Leaf};
+use bartizan_tests::{Client, Ended, Http, Proxy, Site};
+
+/// Runs the proxy, which must refuse, and returns its line without the name of the program.
+fn refusal(args: &[String]) -> String {
+    let Ended { status, stdout, stderr, .. } = Proxy::run(args);
+    assert_eq!(status.code(), Some(2), "{args:?}\n{stderr}");
+    assert_eq!(stdout, "", "{args:?}");
+    assert!(stderr.ends_with('\n') && stderr.lines().count() == 1, "{args:?}\n{stderr}");
+    stderr.strip_prefix("proxy: ").unwrap().trim_end().to_owned()
+}
+
+/// The line about an otherwise good command line with these arguments added.
+fn refusal_of(added: &[&str]) -> String {
+    let site = Site::new();
+    let mut args = site.args(&["127.0.0.1:9".parse().unwrap()]);
+    args.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
+    args.extend(added.iter().map(|&arg| arg.to_owned()));
+    refusal(&args)
+}
+
+/// The line about a certificate file with this content.
+fn refusal_of_certs(site: &Site, content: &str) -> String {
+    let path = site.dir().write("wrong.pem", content);
+    let args = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9", "--certs"];
+    let mut args = args.map(str::to_owned).to_vec();
+    args.push(path.to_str().unwrap().to_owned());
+    let line = refusal(&args);
+    assert!(line.contains("wrong.pem"), "names the file: {line}");
+    line
+}
+
+fn assert_says(line: &str, words: &[&str]) {
+    for word in words {
+        assert!(line.contains(word), "{word:?} is missing: {line}");
+    }
+}
+
+#[test]
+fn help_is_no_error() {
+    let ended = Proxy::run(&["--help"]);
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(ended.stderr, "");
+    for flag in ["--listen", "--certs", "--backend", "--check", "--drain", "--timeout-header"] {
+        assert!(ended.stdout.contains(flag), "{flag} is missing:\n{}", ended.stdout);
+    }
+}
+
+#[test]
+fn flags_that_are_missing_or_unknown_are_named() {
+    assert_says(&refusal(&[]), &["--certs", "--backend"]);
+    assert_says(&refusal_of(&["--nonsense"]), &["--nonsense"]);
+    assert_says(&refusal_of(&["--retries"]), &["--retries"]);
+    assert_says(&refusal_of(&["--listen", "nowhere"]), &["--listen", "nowhere"]);
+    assert_says(&refusal_of(&["--alpn", "h3"]), &["--alpn", "h3"]);
+    assert_says(&refusal_of(&["--balance", "fairly"]), &["--balance", "fairly"]);
+    assert_says(&refusal_of(&["--mode", "sideways"]), &["--mode", "sideways"]);
+    assert_says(&refusal_of(&["--check", "luck"]), &["--check", "luck"]);
+    assert_says(&refusal_of(&["--workers", "-1"]), &["-1"]);
+    assert_says(&refusal_of(&["--max-conns", "0"]), &["--max-conns"]);
+    assert_says(&refusal_of(&["--rise", "0"]), &["--rise"]);
+}
+
+#[test]
+fn parts_that_are_not_built_yet_say_so() {
+    for added in [
+        &["--route", "a.example=pass:127.0.0.1:1"][..],
+        &["--route=a.example=reject"],
+        &["--mode", "passthrough"],
+        &["--mode", "reencrypt"],
+        &["--check", "http:/"],
+        &["--check", "grpc"],
+        &["--backend", "web=127.0.0.1:1,weight=2"],
+        &["--backend", "127.0.0.1:1,backup"],
+        &["--backend", "dns:web.example:80"],
+        &["--backend-proto", "h2"],
+        &["--backend-ca", "system"],
+        &["--dangerous-no-verify"],
+        &["--balance", "leastconn"],
+        &["--balance", "ring,bounded=125"],
+        &["--sticky", "source"],
+        &["--client-auth", "required"],
+        &["--strict-sni"],
+        &["--accept-proxy", "127.0.0.0/8"],
+        &["--send-proxy", "v2"],
+        &["--retry-on", "503"],
+        &["--max-age", "1h"],
+        &["--min-rate", "500"],
+        &["--timeout-tunnel", "1h"],
+        &["--limit-source", "10,20"],
+        &["--admin", "127.0.0.1:0"],
+        &["--acme-domain", "a.example"],
+        &["--ocsp", "auto"],
+        &["--log", "json"],
+    ] {
+        assert_says(&refusal_of(added), &["not built yet"]);
+    }
+}
+
+#[test]
+fn durations_need_a_unit_that_exists() {
+    for wrong in ["10", "ten", "10x", "", "-1s", "1.5s", "99999999999999999999h"] {
+        let line = refusal_of(&[&format!("--timeout-header={wrong}")]);
+        assert_says(&line, &["--timeout-header", wrong]);
+    }
+    assert_says(&refusal_of(&["--drain", "10"]), &["ms, s, m or h"]);
+}
+
+#[test]
+fn backends_need_an_address() {
+    for wrong in
+        ["web=", "web=127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999", ":80", "=127.0.0.1:80"]
+    {
+        let line = refusal_of(&["--backend", wrong]);
+        let named = wrong.trim_matches('=').split('=').next_back().unwrap();
+        assert_says(&line, &[named]);
+    }
+    assert_says(&refusal_of(&["--backend", "a=127.0.0.1:1", "--backend", "a=127.0.0.1:2"]), &["a"]);
+}
+
+#[test]
+fn certificate_files_that_cannot_be_used_are_named_with_the_reason() {
+    let site = Site::new();
+    let minted = |leaf: Leaf| site.ca().issue(leaf);
+    let (one, other) = (minted(Leaf::server("localhost")), minted(Leaf::server("localhost")));
+    let day = Duration::from_secs(86_400);
+    #[expect(clippy::disallowed_methods, reason = "certificates end by the real calendar")]
+    let now = SystemTime::now();
+    let expired = minted(Leaf::server("localhost").not_after(now - day));
+    let future = minted(Leaf::server("localhost").not_before(now + day));
+    let mismatch = one.cert_pem() + &other.key_pem();
+    let cut = &one.bundle_pem()[..400];
+    for (content, words) in [
+        (&*mismatch, &["key"][..]),
+        (&expired.bundle_pem(), &["expired", "20"]),
+        (&future.bundle_pem(), &["not valid before", "20"]),
+        ("garbage\n", &["no private key"]),
+        ("", &["no private key"]),
+        (cut, &["PEM"]),
+        ("-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n", &["PEM"]),
+        ("-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n", &[]),
+        (&one.cert_pem(), &["no private key"]),
+        (&one.key_pem(), &["no certificate"]),
+        (&(one.bundle_pem() + &other.key_pem()), &["second private key"]),
+    ] {
+        assert_says(&refusal_of_certs(&site, content), words);
+    }
+}
+
+#[test]
+fn certificate_files_that_cannot_be_read_are_named() {
+    let site = Site::new();
+    let missing = site.dir().join("missing.pem");
+    let missing = missing.to_str().unwrap();
+    let args = ["--backend", "127.0.0.1:9", "--certs", missing].map(str::to_owned);
+    assert_says(&refusal(&args), &["missing.pem", "No such file"]);
+}
+
+#[test]
+fn certificates_in_a_folder_or_in_several_files_are_not_built_yet() {
+    let site = Site::new();
+    let folder = site.dir().path().to_str().unwrap();
+    let args = ["--backend", "127.0.0.1:9", "--certs", folder].map(str::to_owned);
+    assert_says(&refusal(&args), &["not built yet"]);
+    let certs = site.certs().to_str().unwrap();
+    assert_says(&refusal_of(&["--certs", certs]), &["not built yet"]);
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let site = Site::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    assert_says(&refusal_of(&["--listen", &addr]), &[&addr, "choose another"]);
+    // A proxy's own sockets share their port with each other, and with nobody else.
+    let proxy = site.proxy(&["127.0.0.1:9".parse().unwrap()], &[]);
+    let addr = proxy.addr().to_string();
+    assert_says(&refusal_of(&["--listen", &addr]), &[&addr, "choose another"]);
+}
+
+#[tokio::test]
+async fn the_key_may_lie_beside_the_certificate() {
+    for name in ["apart.key", "apart.pem.key"] {
+        let (site, backend) = (Site::new(), HttpBackend::start("web").await);
+        let minted = site.ca().issue(Leaf::server("localhost"));
+        let certs = site.dir().write("apart.pem", minted.chain_pem());
+        site.dir().write(name, minted.key_pem());
+        let backend_addr = backend.addr().to_string();
+        let args = ["--certs", certs.to_str().unwrap(), "--backend", &backend_addr];
+        let proxy = Proxy::start(&args);
+        assert_eq!(Client::connect(&site, &proxy, Http::Two).await.get("/").await.text(), "web\n");
+    }
+}
+
+#[tokio::test]
+async fn the_parts_of_a_bundle_may_come_in_any_order() {
+    let (site, backend) = (Site::new(), HttpBackend::start("web").await);
+    let middle = site.ca().intermediate("middle");
+    let minted = middle.issue(Leaf::server("localhost"));
+    let bundle = [minted.key_pem(), middle.cert_pem(), minted.cert_pem()].concat();
+    let certs = site.dir().write("shuffled.pem", bundle);
+    let backend_addr = backend.addr().to_string();
+    let proxy = Proxy::start(&["--certs", certs.to_str().unwrap(), "--backend", &backend_addr]);
+    assert_eq!(Client::connect(&site, &proxy, Http::One).await.get("/").await.text(), "web\n");
+}
