@@ -74,7 +74,7 @@ impl<P, M> Layer<M> for BalanceLayer<P> {
 /// request: to one that has not been tried, while there is one.
 ///
 /// What is safe to repeat ([`Resend`]) and was not answered with a single byte ([`Unanswered`]) is
-/// sent once more, to another backend.
+/// sent once more, to another backend while there is one.
 ///
 /// Always ready. Clones share the policy's state. Cancel safe: dropping the future gives back what
 /// is in flight.
@@ -172,7 +172,15 @@ struct Work<P, M, Req> {
     // Empty, and so without an allocation, until something has failed.
     tried: Vec<BackendId>,
     tries: u32,
-    failed: Option<BoxError>,
+    failed: Option<Failed>,
+}
+
+/// The failure to report if nothing helps: the last one, or the one after which a backend had the
+/// request.
+struct Failed {
+    backend: Arc<str>,
+    sent: bool,
+    error: BoxError,
 }
 
 enum Spare<Req> {
@@ -253,10 +261,12 @@ where
         let context = PickContext::new().tried(&self.tried);
         let pick = self.shared.policy.pick(&self.shared.cluster.table(), &context);
         let Some(pick) = pick else {
-            if mem::take(&mut self.tried).is_empty() {
-                return Err(self.give_up());
+            let again = !mem::take(&mut self.tried).is_empty();
+            // A wait helps against backends that failed once, not against there being none.
+            if again && self.shared.cluster.table().eligible_count() > 0 {
+                return Ok(State::Pause { sleep: Box::pin(sleep(self.shared.pause)) });
             }
-            return Ok(State::Pause { sleep: Box::pin(sleep(self.shared.pause)) });
+            return Err(self.give_up());
         };
         tracing::trace!(cluster = %self.shared.cluster.name(), backend = %pick.backend.name(), reason = %pick.reason, "picked");
         self.tries += 1;
@@ -278,12 +288,8 @@ where
     }
 
     fn dial_failed<D, C, F>(&mut self, error: BoxError) -> Result<State<D, C, F>, BalanceError> {
-        let backend = self.note_failure(&error);
-        self.failed = Some(error);
-        if self.tries > self.shared.retries {
-            return Err(self.dial_error(backend.name()));
-        }
-        Ok(State::Pick)
+        self.note_failure(error, false);
+        if self.tries > self.shared.retries { Err(self.give_up()) } else { Ok(State::Pick) }
     }
 
     fn call_failed<D, C, F>(&mut self, error: BoxError) -> Result<State<D, C, F>, BalanceError> {
@@ -295,19 +301,18 @@ where
             }
             Err(error) => error,
         };
-        let backend = self.note_failure(&error);
-        if error.is::<Unanswered>()
-            && let Spare::Made(spare) = mem::replace(&mut self.spare, Spare::None)
-        {
-            self.request = Some(spare);
-            self.failed = Some(error);
-            return Ok(State::Pick);
+        let unanswered = error.is::<Unanswered>();
+        self.note_failure(error, true);
+        match mem::replace(&mut self.spare, Spare::None) {
+            Spare::Made(spare) if unanswered => {
+                self.request = Some(spare);
+                Ok(State::Pick)
+            }
+            _ => Err(self.give_up()),
         }
-        let cluster = Arc::clone(self.shared.cluster.name());
-        Err(BalanceError::Call { cluster, backend: Arc::clone(backend.name()), source: error })
     }
 
-    fn note_failure(&mut self, error: &BoxError) -> Arc<Backend> {
+    fn note_failure(&mut self, error: BoxError, sent: bool) {
         let backend = self.backend();
         self.lease = None;
         self.tried.push(backend.id());
@@ -315,21 +320,23 @@ where
             cluster = %self.shared.cluster.name(), backend = %backend.name(), tries = self.tries,
             error = error.to_string(), "try failed"
         );
-        backend
-    }
-
-    fn dial_error(&mut self, backend: &Arc<str>) -> BalanceError {
-        BalanceError::Dial {
-            cluster: Arc::clone(self.shared.cluster.name()),
-            backend: Arc::clone(backend),
-            tries: self.tries,
-            source: self.failed.take().unwrap_or_else(|| "no reason given".into()),
+        // That it was sent is not to be forgotten for a later dial that fails.
+        if sent || !self.failed.as_ref().is_some_and(|failed| failed.sent) {
+            self.failed = Some(Failed { backend: Arc::clone(backend.name()), sent, error });
         }
     }
 
-    /// Nothing is eligible (any more).
-    fn give_up(&self) -> BalanceError {
-        BalanceError::NoBackend { cluster: Arc::clone(self.shared.cluster.name()) }
+    fn give_up(&mut self) -> BalanceError {
+        let cluster = Arc::clone(self.shared.cluster.name());
+        match self.failed.take() {
+            None => BalanceError::NoBackend { cluster },
+            Some(Failed { backend, sent: true, error }) => {
+                BalanceError::Call { cluster, backend, source: error }
+            }
+            Some(Failed { backend, sent: false, error }) => {
+                BalanceError::Dial { cluster, backend, tries: self.tries, source: error }
+            }
+        }
     }
 }
 

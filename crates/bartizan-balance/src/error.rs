@@ -16,7 +16,7 @@ pub enum BalanceError {
         cluster: Arc<str>,
     },
 
-    /// No backend could be dialled. The request was not sent.
+    /// No backend could be dialled, though there are eligible ones. The request was not sent.
     #[error("{cluster}: dialling {backend} failed, after {tries} tries in all")]
     Dial {
         /// The cluster's name.
@@ -84,7 +84,7 @@ impl<Req> std::error::Error for NotSent<Req> {
 /// The error of a call that was sent, at least in part, and not answered with a single byte.
 ///
 /// [`Balance`](crate::Balance) sends what is safe to repeat ([`Resend`](crate::Resend)) once more,
-/// to another backend.
+/// to another backend while there is one.
 #[derive(Debug, thiserror::Error)]
 #[error("the backend answered nothing")]
 pub struct Unanswered(#[source] BoxError);

@@ -290,8 +290,34 @@ async fn a_backend_that_goes_down_in_the_pause_is_not_tried_again() {
         web.set_up(&member(&web, 0), false);
     };
     let (answer, ()) = tokio::join!(ask(&balance, POST), down);
-    assert!(matches!(answer, Err(BalanceError::NoBackend { .. })), "{answer:?}");
+    // What went wrong says more than that nothing is left by now.
+    assert!(matches!(answer, Err(BalanceError::Dial { tries: 1, .. })), "{answer:?}");
     assert_eq!(net.log(), ["dial a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_cluster_with_nothing_eligible() {
+    let start = Instant::now();
+    let web = cluster(&["a"]);
+    let net = Net::new({
+        let web = web.clone();
+        move |_, _| {
+            web.set_up(&member(&web, 0), false);
+            Then::Refuse
+        }
+    });
+    let error = ask(&Balance::new(web, RoundRobin::new(), net), POST).await.unwrap_err();
+    assert!(matches!(&error, BalanceError::Dial { tries: 1, .. }), "{error:?}");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn that_a_backend_had_the_request_is_not_forgotten_for_a_later_dial() {
+    let net = Net::new(|_, n| if n == 0 { Then::Silent } else { Then::Refuse });
+    let layer = BalanceLayer::new(cluster(&["a", "b"]), RoundRobin::new()).retries(0);
+    let error = ask(&layer.layer(net.clone()), GET).await.unwrap_err();
+    assert!(matches!(&error, BalanceError::Call { backend, .. } if &**backend == "a"), "{error:?}");
+    assert_eq!(net.log(), ["dial a", "a get", "dial b"]);
 }
 
 #[tokio::test(start_paused = true)]
