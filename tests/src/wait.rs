@@ -21,7 +21,7 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
 ///
 /// # Panics
 ///
-/// If it is not by [`PATIENCE`]; the message says `what` was awaited.
+/// If it is not within `PATIENCE`; the message says `what` was awaited.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {

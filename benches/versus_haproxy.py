@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""CPU time of the `proxy` example per unit of work, beside HAProxy's.
+
+    cargo build --release --example proxy
+    benches/versus_haproxy.py                  # ratios, 7 interleaved rounds
+    benches/versus_haproxy.py --instructions   # user instructions per request (valgrind)
+
+Needs the Debian packages haproxy, nginx-light, nghttp2-client, wrk and openssl (valgrind for
+--instructions). Each round runs both, the proxy alone on CPU 0 and everything else on CPU 1, and
+takes the ratio of their CPU times; the median of the ratios is printed. It moves far less on a
+shared machine than any absolute time.
+"""
+import argparse, os, pathlib, re, signal, socket, statistics, subprocess, sys, tempfile, time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROXY = os.environ.get("PROXY_BIN", ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/examples/proxy")
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def free_ports(count):
+    """Ports that were free a moment ago."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return ports
+
+
+def wait_for(port, process):
+    for _ in range(500):
+        if process.poll() is not None:
+            sys.exit(f"{process.args} ended with {process.returncode}")
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.02)
+    sys.exit(f"{process.args} does not listen")
+
+
+def start(cpu, *command):
+    return subprocess.Popen(["taskset", "-c", cpu, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def certificate(folder):
+    key, cert, both = (folder / n for n in ("key.pem", "cert.pem", "both.pem"))
+    subprocess.run(["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "2",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert],
+                   check=True, capture_output=True)
+    both.write_text(cert.read_text() + key.read_text())
+    both.chmod(0o644)
+    return both
+
+
+def nginx(folder, ports):
+    temp = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    servers = "".join(f"server {{ listen 127.0.0.1:{p}; location / {{ return 200 '{'x' * 1024}'; }} }}" for p in ports)
+    conf = folder / "nginx.conf"
+    conf.write_text(f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/err crit; events {{ worker_connections 4000; }}"
+                    f"http {{ access_log off; {temp} keepalive_requests 1000000000; keepalive_timeout 300s; {servers} }}")
+    process = start("1", "nginx", "-p", folder, "-c", conf)
+    wait_for(ports[-1], process)
+    return process
+
+
+def bartizan(folder, both, port, ports):
+    return [PROXY, "--listen", f"127.0.0.1:{port}", "--workers", "1", "--certs", both,
+            *(x for p in ports for x in ("--backend", f"127.0.0.1:{p}"))]
+
+
+def haproxy(folder, both, port, ports):
+    conf = folder / "haproxy.cfg"
+    servers = "".join(f"  server s{p} 127.0.0.1:{p}\n" for p in ports)
+    conf.write_text("global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode http\n  http-reuse always\n  option forwardfor\n"
+                    "  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+                    f"listen f\n  bind 127.0.0.1:{port} ssl crt {both} alpn h2,http/1.1\n  balance roundrobin\n{servers}")
+    return ["haproxy", "-db", "-f", conf]
+
+
+def load(work, port, limit):
+    """Runs the load; returns how much work was done."""
+    url = f"https://127.0.0.1:{port}/"
+    if work == "handshake-full":
+        command = ["wrk", "-t1", "-c32", f"-d{limit[1]}", "-H", "Connection: close", url]
+        found, failed = r"(\d+) requests in", r"Non-2xx|Socket errors.* (?:connect|timeout) [1-9]"
+    else:
+        command = ["h2load", "--h1", "-c64", *limit, "--tls13-ciphers=TLS_AES_128_GCM_SHA256", url]
+        found, failed = r"(\d+) succeeded", r" [1-9]\d* failed"
+    out = subprocess.run(["taskset", "-c", "1", *command], capture_output=True, text=True).stdout
+    if re.search(failed, out) or not re.search(found, out):
+        sys.exit(f"{work}: the load failed:\n{out}")
+    return int(re.search(found, out)[1])
+
+
+def cpu(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def one(contestant, work, folder, both, ports, seconds):
+    """Microseconds of the proxy's CPU time per unit of work."""
+    [port] = free_ports(1)
+    process = start("0", *contestant(folder, both, port, ports))
+    try:
+        wait_for(port, process)
+        load(work, port, ["-D", "1"])
+        before = cpu(process.pid)
+        done = load(work, port, ["-D", str(seconds)])
+        return (cpu(process.pid) - before) / done * 1e6
+    finally:
+        process.kill()
+        process.wait()
+
+
+def instructions(contestant, folder, both, ports):
+    """User instructions per request: the slope between a short and a long run."""
+    runs = []
+    for requests in (512, 4096):
+        [port] = free_ports(1)
+        out = folder / f"callgrind.{requests}"
+        process = start("0", "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q", *contestant(folder, both, port, ports))
+        wait_for(port, process)
+        done = load("terminate-small", port, ["-n", str(requests)])
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        runs.append((done, int(re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.M)[1])))
+    (n0, i0), (n1, i1) = runs
+    return (i1 - i0) / (n1 - n0)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--seconds", type=int, default=2)
+    arguments.add_argument("--instructions", action="store_true")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        both, ports = certificate(folder), free_ports(3)
+        backend = nginx(folder, ports)
+        try:
+            if given.instructions:
+                a, b = (instructions(c, folder, both, ports) for c in (bartizan, haproxy))
+                print(f"user instructions per small request: bartizan {a:.0f}, HAProxy {b:.0f}, ratio {a / b:.2f}")
+                return
+            for work in ("terminate-small", "handshake-full"):
+                rounds = []
+                for i in range(given.rounds):
+                    order = (bartizan, haproxy) if i % 2 else (haproxy, bartizan)
+                    cost = {c: one(c, work, folder, both, ports, given.seconds) for c in order}
+                    rounds.append((cost[bartizan], cost[haproxy], cost[bartizan] / cost[haproxy]))
+                a, b, ratio = (statistics.median(column) for column in zip(*rounds))
+                ratios = sorted(r[2] for r in rounds)
+                print(f"{work}: bartizan {a:.1f} us, HAProxy {b:.1f} us, ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+        finally:
+            backend.kill()
+            backend.wait()
+
+
+if __name__ == "__main__":
+    main()
