@@ -142,6 +142,7 @@ pin_project! {
     where
         M: Service<Arc<Backend>>,
         M::Response: Service<Req>,
+        Req: Resend,
     {
         work: Work<P, M, Req>,
         #[pin]
@@ -163,11 +164,11 @@ pin_project! {
 }
 
 /// What stays the same from one try to the next.
-struct Work<P, M, Req> {
+struct Work<P, M, Req: Resend> {
     shared: Arc<BalanceLayer<P>>,
     dial: M,
     request: Option<Req>,
-    spare: Spare<Req>,
+    spare: Spare<Req::Spare>,
     lease: Option<Lease>,
     // Empty, and so without an allocation, until something has failed.
     tried: Vec<BackendId>,
@@ -183,9 +184,9 @@ struct Failed {
     error: BoxError,
 }
 
-enum Spare<Req> {
+enum Spare<S> {
     Unmade,
-    Made(Req),
+    Made(S),
     /// There can be none, or it is on its way.
     None,
 }
@@ -194,6 +195,7 @@ impl<P, M, Req> fmt::Debug for BalanceFuture<P, M, Req>
 where
     M: Service<Arc<Backend>>,
     M::Response: Service<Req>,
+    Req: Resend,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BalanceFuture").finish_non_exhaustive()
@@ -304,12 +306,10 @@ where
         let unanswered = error.is::<Unanswered>();
         self.note_failure(error, true);
         match mem::replace(&mut self.spare, Spare::None) {
-            Spare::Made(spare) if unanswered => {
-                self.request = Some(spare);
-                Ok(State::Pick)
-            }
-            _ => Err(self.give_up()),
+            Spare::Made(spare) if unanswered => self.request = Req::restore(spare),
+            _ => {}
         }
+        if self.request.is_some() { Ok(State::Pick) } else { Err(self.give_up()) }
     }
 
     fn note_failure(&mut self, error: BoxError, sent: bool) {

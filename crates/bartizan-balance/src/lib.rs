@@ -44,7 +44,7 @@ pub use hold::{Hold, Leased};
 pub use lease::Lease;
 pub use policy::{Pick, PickContext, Policy, Reason};
 pub use probe::{DialProbe, ProbeFuture};
-pub use resend::Resend;
+pub use resend::{Resend, SpareRequest};
 pub use round_robin::RoundRobin;
 pub use table::Table;
 

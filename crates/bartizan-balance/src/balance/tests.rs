@@ -17,6 +17,12 @@ use crate::RoundRobin;
 struct Post(&'static str);
 
 impl Resend for Post {
+    type Spare = Self;
+
+    fn restore(spare: Self) -> Option<Self> {
+        Some(spare)
+    }
+
     fn spare(&self) -> Option<Self> {
         None
     }
@@ -27,6 +33,12 @@ impl Resend for Post {
 struct Get(&'static str);
 
 impl Resend for Get {
+    type Spare = Self;
+
+    fn restore(spare: Self) -> Option<Self> {
+        Some(spare)
+    }
+
     fn spare(&self) -> Option<Self> {
         Some(Self(self.0))
     }
