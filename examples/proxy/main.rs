@@ -22,7 +22,7 @@ use tower::ServiceBuilder;
 use tracing_subscriber::EnvFilter;
 
 /// A request takes some forty small allocations and a few of 1 to 8 KiB. glibc keeps those of over
-/// 1 KiB in no cache of the thread's, which costs a tenth of a request's instructions.
+/// 1 KiB in no cache of the thread's, which costs a twentieth of a request's instructions.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

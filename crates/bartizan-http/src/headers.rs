@@ -34,7 +34,10 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// # Errors
 ///
 /// [`SendError::Connect`] for CONNECT.
-pub(crate) fn to_origin<B>(request: &mut Request<B>, default_host: &str) -> Result<(), SendError> {
+pub(crate) fn to_origin<B>(
+    request: &mut Request<B>,
+    default_host: impl ToString,
+) -> Result<(), SendError> {
     if request.method() == Method::CONNECT {
         return Err(SendError::Connect);
     }
@@ -54,7 +57,7 @@ pub(crate) fn to_origin<B>(request: &mut Request<B>, default_host: &str) -> Resu
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     }
     if !request.headers().contains_key(HOST)
-        && let Ok(host) = HeaderValue::from_str(default_host)
+        && let Ok(host) = HeaderValue::try_from(default_host.to_string())
     {
         request.headers_mut().insert(HOST, host);
     }

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use bartizan_balance::{Backend, NotSent, Unanswered};
 use bartizan_net::{BoxError, Target};
-use http::header::HOST;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -108,7 +107,7 @@ where
         let mut entry = self.entry.take().expect("a pooled connection takes one request");
         let home =
             Home { backend: Arc::clone(&self.home.backend), pool: Arc::clone(&self.home.pool) };
-        if let Err(error) = prepare(&mut request, &home.backend) {
+        if let Err(error) = to_origin(&mut request, home.backend.address()) {
             drop(home.take_back(entry));
             return Box::pin(std::future::ready(Err(error.into())));
         }
@@ -135,12 +134,6 @@ where
             }
         })
     }
-}
-
-fn prepare<B>(request: &mut Request<B>, backend: &Backend) -> Result<(), SendError> {
-    let has_host = request.headers().contains_key(HOST);
-    let host = if has_host { String::new() } else { backend.address().to_string() };
-    to_origin(request, &host)
 }
 
 enum Failed<B> {
