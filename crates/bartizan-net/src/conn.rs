@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
-use crate::{DrainWatch, TlsInfo};
+use crate::{DrainWatch, HostScope, TlsInfo};
 
 /// An accepted stream, what is known of it, and the drain that it has to obey.
 ///
@@ -79,6 +79,7 @@ pub struct ConnInfo {
     peer: SocketAddr,
     local: SocketAddr,
     tls: Option<TlsInfo>,
+    host_scope: Option<Arc<dyn HostScope>>,
     peer_text: OnceLock<HeaderValue>,
 }
 
@@ -89,6 +90,7 @@ impl ConnInfo {
             peer: canonical(peer),
             local: canonical(local),
             tls: None,
+            host_scope: None,
             peer_text: OnceLock::new(),
         }
     }
@@ -111,6 +113,16 @@ impl ConnInfo {
     /// Records a finished TLS handshake.
     pub fn set_tls(&mut self, tls: TlsInfo) {
         self.tls = Some(tls);
+    }
+
+    /// Which hosts may be asked for over this connection; `None` if nobody has said.
+    pub fn host_scope(&self) -> Option<&dyn HostScope> {
+        self.host_scope.as_deref()
+    }
+
+    /// Records which hosts may be asked for.
+    pub fn set_host_scope(&mut self, scope: Arc<dyn HostScope>) {
+        self.host_scope = Some(scope);
     }
 
     /// The client's IP address as text for a header, formatted once per connection.

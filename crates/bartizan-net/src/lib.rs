@@ -27,11 +27,13 @@
 //! | [`IdleTimer`] | an idle limit that costs a clock read each time it is pushed back |
 
 mod bind;
+mod client_identity;
 pub mod clock;
 mod conn;
 mod dial;
 mod drain;
 mod error_chain;
+mod host_scope;
 mod idle;
 mod listener;
 mod serve;
@@ -41,16 +43,18 @@ mod tls_info;
 mod workers;
 
 pub use bind::{BindError, listen};
+pub use client_identity::ClientIdentity;
 pub use conn::{Conn, ConnInfo, HasConnInfo};
 pub use dial::{DialError, DialFuture, TcpDial};
 pub use drain::{Drain, DrainWatch, Phase};
 pub use error_chain::ErrorChain;
+pub use host_scope::{HostScope, Misdirected};
 pub use idle::IdleTimer;
 pub use listener::Listener;
 pub use serve::{Serve, ServeError, serve};
 pub use spawn::{LocalSpawn, Spawn, TokioSpawn};
 pub use target::{Address, AddressError, Target};
-pub use tls_info::TlsInfo;
+pub use tls_info::{ClientAuthMode, ServedCertificate, TlsInfo};
 pub use workers::{Worker, Workers, WorkersError};
 
 /// An error of an inner service, whose type the layer around it neither knows nor inspects.

@@ -1,0 +1,33 @@
+//! Which hosts a connection may ask for.
+
+use std::fmt;
+
+/// Tells which hosts may be asked for over a connection, given how it was handshaken.
+///
+/// A browser that holds an HTTP/2 connection to one name of a wildcard certificate uses it for the
+/// others, too, and any client may send another `Host` than the name it shook hands under. Whoever
+/// chose certificate and policy in the handshake knows whether that is safe. It must judge by the
+/// rules of now, not by those of the handshake: they may have been tightened since.
+pub trait HostScope: fmt::Debug + Send + Sync {
+    /// Whether `host`, lower case and without a port, may be asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Misdirected`] says why it may not; RFC 9110 §15.5.20 has status 421 for it.
+    fn permits(&self, host: &str) -> Result<(), Misdirected>;
+}
+
+/// Why a host may not be asked for over a connection. The client has to open another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misdirected {
+    /// The host demands other client certificates than the handshake did.
+    #[error("the host has another policy on client certificates than this connection")]
+    ClientAuth,
+    /// The client sent no server name, and hosts differ in what they demand.
+    #[error("the handshake named no server, and policies differ by name")]
+    NoServerName,
+    /// The certificate that was served does not cover the host.
+    #[error("the certificate of this connection does not cover the host")]
+    Certificate,
+}
