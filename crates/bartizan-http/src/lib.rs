@@ -22,14 +22,20 @@
 //!
 //! Bodies stream both ways with backpressure; nothing is collected.
 
+mod client_cert;
 mod error;
 mod forwarded;
 mod headers;
+mod host_guard;
 mod pool;
 mod serve;
+mod text_or;
 
+pub use client_cert::{ClientCert, ClientCertLayer};
 pub use error::{ClientBodyError, SendError, status_of};
 pub use forwarded::{Forwarded, ForwardedLayer};
 pub use headers::strip_hop_by_hop;
+pub use host_guard::{GuardFuture, HostGuard, HostGuardLayer};
 pub use pool::{Checkout, HttpPool, HttpPoolLayer, PooledBody, PooledConn, SendFuture};
 pub use serve::{Answer, H2Executor, Reply, RequestBody, ServeHttp, ServeHttpError, Serving};
+pub use text_or::TextOr;

@@ -36,6 +36,7 @@ pub struct ClientIdentity {
     pub not_after: Option<SystemTime>,
     /// The chain that the client sent, DER, leaf first.
     pub chain: Vec<Vec<u8>>,
+    common_name_field: OnceLock<Option<HeaderValue>>,
     leaf_field: OnceLock<HeaderValue>,
     chain_field: OnceLock<Option<HeaderValue>>,
 }
@@ -56,6 +57,18 @@ impl ClientIdentity {
     /// The serial number in hexadecimal digits, upper case.
     pub fn serial_hex(&self) -> String {
         hex(&self.serial).to_uppercase()
+    }
+
+    /// The common name as the value of a header field, in UTF-8. `None` if there is none, or if it
+    /// could be read as another one there: if it is empty, has control characters, or begins or
+    /// ends with white space, which recipients cut off. Made once per connection.
+    pub fn common_name_field(&self) -> Option<&HeaderValue> {
+        let is_plain = |name: &&String| {
+            !name.is_empty() && name.trim().len() == name.len() && !name.contains(char::is_control)
+        };
+        let name = || self.common_name.as_ref().filter(is_plain);
+        let made = || name().and_then(|name| HeaderValue::from_bytes(name.as_bytes()).ok());
+        self.common_name_field.get_or_init(made).as_ref()
     }
 
     /// The value of the field `Client-Cert` (RFC 9440 §2.2): the leaf, as a byte sequence of
@@ -121,6 +134,22 @@ mod tests {
         assert_eq!(identity.spiffe_id(), None);
         identity.uris = vec!["https://a.test/".into(), "spiffe://a.test/web".into()];
         assert_eq!(identity.spiffe_id(), Some("spiffe://a.test/web"));
+    }
+
+    #[test]
+    fn a_common_name_is_a_field_only_if_it_reads_as_itself_there() {
+        let field = |name: &str| {
+            let mut identity = ClientIdentity::new(Vec::new());
+            identity.common_name = Some(name.into());
+            identity.common_name_field().map(|value| value.as_bytes().to_vec())
+        };
+        for name in ["web 1", "Jörg, \"the\" ☃"] {
+            assert_eq!(field(name).unwrap(), name.as_bytes());
+        }
+        for name in ["", "a\tb", "a\r\nb: c", "a\0", "a\u{7f}", "a\u{85}b", " a", "a ", "a\u{a0}"] {
+            assert_eq!(field(name), None, "{name:?}");
+        }
+        assert_eq!(ClientIdentity::new(Vec::new()).common_name_field(), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! test can be in any year.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Tells the wall time.
@@ -22,6 +23,12 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> SystemTime {
+        (**self).now()
     }
 }
 

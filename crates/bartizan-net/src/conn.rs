@@ -24,7 +24,8 @@ impl<IO> Conn<IO> {
         Self { io, info, drain: DrainWatch::never() }
     }
 
-    /// Makes the connection obey `drain`.
+    /// Makes the connection obey `drain`, in place of the one that it has. To obey both, it takes
+    /// [`DrainWatch::or`].
     pub fn with_drain(self, drain: DrainWatch) -> Self {
         Self { drain, ..self }
     }

@@ -79,7 +79,7 @@ impl Drain {
 
     /// A watch for one observer.
     pub fn watch(&self) -> DrainWatch {
-        DrainWatch { shared: Some(Arc::clone(&self.shared)), wait: None }
+        DrainWatch { shared: Some(Arc::clone(&self.shared)), wait: None, or: None }
     }
 }
 
@@ -89,10 +89,14 @@ impl Default for Drain {
     }
 }
 
-/// Observes a [`Drain`]. Each connection has one; a clone observes the same drain anew.
+/// Observes a [`Drain`], or [several](Self::or). Each connection has one; a clone observes the same
+/// drains anew.
 pub struct DrainWatch {
+    // There is nothing in `wait` and `or` without it.
     shared: Option<Arc<Shared>>,
     wait: Option<Wait>,
+    // Most watches observe one drain alone, and there is one for each connection.
+    or: Option<Box<Self>>,
 }
 
 struct Wait {
@@ -126,20 +130,57 @@ impl Wake for Bell {
 impl DrainWatch {
     /// A watch on nothing: always [`Running`](Phase::Running).
     pub fn never() -> Self {
-        Self { shared: None, wait: None }
+        Self { shared: None, wait: None, or: None }
     }
 
-    /// The phase now.
+    /// A watch on the drains of both, which reaches a phase as soon as one of them does.
+    ///
+    /// So that a connection can end with the server, or alone. A layer that adds a drain to a
+    /// connection's also closes it in [`Closing`](Phase::Closing): what is outside of the layer,
+    /// [`serve`](crate::serve) among it, knows only of the drain that it has given.
+    ///
+    /// ```
+    /// # use bartizan_net::{Drain, Phase};
+    /// let (server, revoked) = (Drain::new(), Drain::new());
+    /// let watch = server.watch().or(revoked.watch());
+    /// revoked.advance(Phase::Announced);
+    /// assert_eq!(watch.phase(), Phase::Announced);
+    /// assert_eq!(server.phase(), Phase::Running);
+    /// ```
+    pub fn or(mut self, other: Self) -> Self {
+        if self.shared.is_none() {
+            return other;
+        }
+        if other.shared.is_some() {
+            self.or = Some(Box::new(match self.or.take() {
+                Some(or) => or.or(other),
+                None => other,
+            }));
+        }
+        self
+    }
+
+    /// The phase now; of several drains, the latest.
     pub fn phase(&self) -> Phase {
-        self.shared.as_ref().map_or(Phase::Running, |shared| shared.phase())
+        let own = self.shared.as_ref().map_or(Phase::Running, |shared| shared.phase());
+        self.or.as_ref().map_or(own, |or| own.max(or.phase()))
     }
 
     /// Ready once `phase` is reached. Otherwise the task is woken by then.
     ///
-    /// Asking again from the same task costs one atomic load, so it can be asked at every poll of
-    /// a connection: no lock is shared with other connections.
-    #[allow(clippy::needless_pass_by_ref_mut, reason = "it is what every poll function takes")]
+    /// Asking again from the same task costs one atomic load per drain, so it can be asked at every
+    /// poll of a connection: no lock is shared with other connections.
     pub fn poll_reached(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
+        let own = self.poll_own(phase, cx);
+        match &mut self.or {
+            // Asked also where the first is not ready: each has to wake the task.
+            Some(or) if own.is_pending() => or.poll_reached(phase, cx),
+            _ => own,
+        }
+    }
+
+    #[allow(clippy::needless_pass_by_ref_mut, reason = "it is what every poll function takes")]
+    fn poll_own(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
         let Some(shared) = &self.shared else { return Poll::Pending };
         if shared.phase() >= phase {
             self.wait = None;
@@ -167,7 +208,7 @@ impl DrainWatch {
 
 impl Clone for DrainWatch {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), wait: None }
+        Self { shared: self.shared.clone(), wait: None, or: self.or.clone() }
     }
 }
 
@@ -204,119 +245,4 @@ async fn reached(mut changed: watch::Receiver<Phase>, phase: Phase) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn runs_through_its_phases_in_time() {
-        let drain = Drain::new();
-        let mut watch = drain.watch();
-        let start = tokio::time::Instant::now();
-        let observed = async {
-            let mut at = Vec::new();
-            for phase in [Phase::Announced, Phase::Stopped, Phase::Closing] {
-                watch.reached(phase).await;
-                at.push((phase, start.elapsed().as_secs()));
-            }
-            at
-        };
-        let (at, ()) =
-            tokio::join!(observed, drain.run(Duration::from_secs(5), Duration::from_secs(10)));
-        assert_eq!(at, [(Phase::Announced, 0), (Phase::Stopped, 5), (Phase::Closing, 15)]);
-    }
-
-    #[tokio::test]
-    async fn a_phase_never_goes_back() {
-        let drain = Drain::new();
-        drain.advance(Phase::Closing);
-        drain.advance(Phase::Announced);
-        assert_eq!(drain.phase(), Phase::Closing);
-        drain.watch().reached(Phase::Announced).await;
-    }
-
-    #[tokio::test]
-    async fn a_watch_asked_from_two_tasks_wakes_the_later_one() {
-        let drain = Drain::new();
-        let mut watch = drain.watch();
-        let (first, first_wakes) = futures_waker();
-        let (second, second_wakes) = futures_waker();
-        assert!(watch.poll_reached(Phase::Stopped, &mut Context::from_waker(&first)).is_pending());
-        assert!(watch.poll_reached(Phase::Stopped, &mut Context::from_waker(&second)).is_pending());
-        drain.advance(Phase::Announced);
-        assert!(watch.poll_reached(Phase::Stopped, &mut Context::from_waker(&second)).is_pending());
-        let before = second_wakes.load(Ordering::SeqCst);
-        drain.advance(Phase::Stopped);
-        assert_eq!(second_wakes.load(Ordering::SeqCst), before + 1);
-        assert_eq!(first_wakes.load(Ordering::SeqCst), 0);
-        assert!(watch.poll_reached(Phase::Stopped, &mut Context::from_waker(&second)).is_ready());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_at_the_end_of_its_turn_is_woken_all_the_same() {
-        let drain = Drain::new();
-        let mut watch = drain.watch();
-        poll_fn(|cx| {
-            while tokio::task::coop::has_budget_remaining() {
-                assert!(std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready());
-            }
-            assert!(watch.poll_reached(Phase::Stopped, cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
-        let waited = tokio::time::timeout(Duration::from_secs(2), watch.reached(Phase::Stopped));
-        let stop = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            drain.advance(Phase::Stopped);
-        };
-        assert!(tokio::join!(waited, stop).0.is_ok());
-    }
-
-    #[tokio::test]
-    async fn who_asks_while_others_are_being_woken_hears_of_the_next_phase_too() {
-        // Asks with each of its watches when it is woken, in the middle of the change.
-        struct Ask(std::sync::Mutex<Vec<(DrainWatch, Waker, Arc<AtomicU8>)>>);
-        impl Wake for Ask {
-            fn wake(self: Arc<Self>) {
-                for (watch, waker, _) in self.0.lock().unwrap().iter_mut() {
-                    let mut cx = Context::from_waker(waker);
-                    assert!(watch.poll_reached(Phase::Stopped, &mut cx).is_pending());
-                }
-            }
-        }
-        let drain = Drain::new();
-        let watched = |_| {
-            let (waker, wakes) = futures_waker();
-            (drain.watch(), waker, wakes)
-        };
-        let ask = Arc::new(Ask(std::sync::Mutex::new((0..100).map(watched).collect())));
-        let waker = Waker::from(Arc::clone(&ask));
-        // Tokio spreads registrations at random; some of these are woken before, some after.
-        let mut first = drain.watch();
-        assert!(first.poll_reached(Phase::Stopped, &mut Context::from_waker(&waker)).is_pending());
-
-        drain.advance(Phase::Announced);
-        for (watch, waker, wakes) in ask.0.lock().unwrap().iter_mut() {
-            if wakes.swap(0, Ordering::SeqCst) > 0 {
-                let mut cx = Context::from_waker(waker);
-                assert!(watch.poll_reached(Phase::Stopped, &mut cx).is_pending());
-            }
-        }
-        drop(first);
-        drain.advance(Phase::Stopped);
-
-        let deaf =
-            ask.0.lock().unwrap().iter().filter(|(.., n)| n.load(Ordering::SeqCst) == 0).count();
-        assert_eq!(deaf, 0);
-    }
-
-    fn futures_waker() -> (Waker, Arc<AtomicU8>) {
-        struct Count(Arc<AtomicU8>);
-        impl Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        let count = Arc::new(AtomicU8::new(0));
-        (Waker::from(Arc::new(Count(Arc::clone(&count)))), count)
-    }
-}
+mod tests;

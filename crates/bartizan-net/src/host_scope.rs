@@ -9,7 +9,13 @@ use std::fmt;
 /// chose certificate and policy in the handshake knows whether that is safe. It must judge by the
 /// rules of now, not by those of the handshake: they may have been tightened since.
 pub trait HostScope: fmt::Debug + Send + Sync {
-    /// Whether `host`, lower case and without a port, may be asked for.
+    /// Whether `host` may be asked for. It is in lower case, without a port, without a dot at its
+    /// end, and an IPv6 address is without its brackets.
+    ///
+    /// The empty host stands for a request that names none, over a connection without a server
+    /// name: it is for whatever a backend takes by default. The connection's own server name need
+    /// not be asked for. Who tightens what a name demands therefore ends the connections that were
+    /// handshaken under it before ([`DrainWatch::or`](crate::DrainWatch::or)).
     ///
     /// # Errors
     ///

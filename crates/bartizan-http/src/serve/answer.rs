@@ -9,8 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bartizan_net::BoxError;
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{CONNECTION, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -19,6 +18,7 @@ use tower_service::Service;
 use super::body::{Reply, RequestBody};
 use super::state::{InFlight, State};
 use crate::status_of;
+use crate::text_or::TextOr;
 
 /// Calls a clone of the request service for each request of one connection.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ fn answer<B, E: Into<BoxError>>(
 ) -> Response<Reply<B>> {
     let closing = in_flight.state().is_draining() && !in_flight.state().h2;
     let mut response = match result {
-        Ok(response) => response.map(|body| Reply::new(body, in_flight)),
+        Ok(response) => response.map(|body| Reply::new(TextOr::service(body), in_flight)),
         Err(error) => apology(error.into(), head, in_flight),
     };
     if closing {
@@ -131,13 +131,5 @@ fn apology<B>(error: BoxError, head: bool, in_flight: InFlight) -> Response<Repl
         peer = %in_flight.state().info.peer(), status = status.as_u16(),
         error = %bartizan_net::ErrorChain(&*error), "request failed"
     );
-    let reason = status.canonical_reason().unwrap_or_default();
-    // hyper leaves the body of an answer to HEAD out over HTTP/1.1, but not over HTTP/2.
-    let text = if head { Bytes::new() } else { format!("{} {reason}\n", status.as_u16()).into() };
-    let mut response = Response::new(Reply::text(text, in_flight));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
+    TextOr::answer(status, head).map(|body| Reply::new(body, in_flight))
 }

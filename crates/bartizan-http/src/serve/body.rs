@@ -14,6 +14,7 @@ use pin_project_lite::pin_project;
 
 use super::state::{InFlight, State};
 use crate::ClientBodyError;
+use crate::text_or::TextOr;
 
 /// A request's body as it comes from a client. Its default is the empty body.
 ///
@@ -113,27 +114,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct Reply<B> {
         #[pin]
-        kind: Kind<B>,
+        body: TextOr<B>,
         in_flight: InFlight,
     }
 }
 
-pin_project! {
-    #[project = KindProj]
-    #[derive(Debug)]
-    enum Kind<B> {
-        Service { #[pin] body: B },
-        Text { text: Bytes },
-    }
-}
-
 impl<B> Reply<B> {
-    pub(super) fn new(body: B, in_flight: InFlight) -> Self {
-        Self { kind: Kind::Service { body }, in_flight }
-    }
-
-    pub(super) fn text(text: Bytes, in_flight: InFlight) -> Self {
-        Self { kind: Kind::Text { text }, in_flight }
+    pub(super) fn new(body: TextOr<B>, in_flight: InFlight) -> Self {
+        Self { body, in_flight }
     }
 }
 
@@ -145,37 +133,18 @@ impl<B: Body<Data = Bytes>> Body for Reply<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
-        let mut kind = this.kind;
-        let frame = match kind.as_mut().project() {
-            KindProj::Service { body } => body.poll_frame(cx),
-            KindProj::Text { text } => {
-                let text = std::mem::take(text);
-                Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
-            }
-        };
-        let more = matches!(&frame, Poll::Ready(Some(Ok(_)))) && !kind.is_end_stream();
+        let mut this = self.project();
+        let frame = this.body.as_mut().poll_frame(cx);
+        let more = matches!(&frame, Poll::Ready(Some(Ok(_)))) && !this.body.is_end_stream();
         this.in_flight.note_blocked(more);
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kind.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Service { body } => body.size_hint(),
-            Kind::Text { text } => SizeHint::with_exact(text.len() as u64),
-        }
-    }
-}
-
-impl<B: Body> Kind<B> {
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Service { body } => body.is_end_stream(),
-            Self::Text { text } => text.is_empty(),
-        }
+        self.body.size_hint()
     }
 }

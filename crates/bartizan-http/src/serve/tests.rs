@@ -272,6 +272,74 @@ async fn http2_is_served_where_tls_agreed_on_it_and_is_told_of_the_drain() {
     assert_eq!(start.elapsed().as_secs(), 0, "an idle HTTP/2 connection need not wait");
 }
 
+#[tokio::test]
+async fn a_connection_whose_own_drain_is_announced_says_close_and_others_go_on() {
+    let (server, own) = (Drain::new(), Drain::new());
+    let watches = [server.watch().or(own.watch()), server.watch()];
+    let ask = async |io: &mut DuplexStream| {
+        io.write_all(GET).await.unwrap();
+        read_answer(io).await
+    };
+    let ends = watches.map(|watch| {
+        let (near, far) = tokio::io::duplex(4096);
+        (near, ServeHttp::new(service_fn(hello)).oneshot(conn(far, false).with_drain(watch)))
+    });
+    let [(mut revoked, revoked_serving), (mut other, other_serving)] = ends;
+    let client = async {
+        for io in [&mut revoked, &mut other] {
+            assert!(!ask(io).await.contains("connection: close"));
+        }
+        own.advance(Phase::Announced);
+        assert!(ask(&mut revoked).await.contains("connection: close"));
+        assert_eq!(read(&mut revoked).await, "");
+        assert!(!ask(&mut other).await.contains("connection: close"));
+        server.advance(Phase::Announced);
+        assert!(ask(&mut other).await.contains("connection: close"));
+    };
+    let (revoked_result, other_result, ()) = tokio::join!(revoked_serving, other_serving, client);
+    revoked_result.unwrap();
+    other_result.unwrap();
+}
+
+#[tokio::test]
+async fn an_http2_connection_whose_own_drain_is_announced_gets_goaway_and_others_go_on() {
+    const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    /// The types of the frames that come, up to the first of type `last`.
+    async fn frames(io: &mut DuplexStream, last: u8) -> Vec<u8> {
+        let mut types = Vec::new();
+        while types.last() != Some(&last) {
+            let mut head = [0; 9];
+            io.read_exact(&mut head).await.unwrap();
+            let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            io.read_exact(&mut vec![0; len as usize]).await.unwrap();
+            types.push(head[3]);
+        }
+        types
+    }
+    let (server, own) = (Drain::new(), Drain::new());
+    let watches = [server.watch().or(own.watch()), server.watch()];
+    let ends = watches.map(|watch| {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        (near, ServeHttp::new(service_fn(hello)).oneshot(conn(far, true).with_drain(watch)))
+    });
+    let [(mut revoked, revoked_serving), (mut other, other_serving)] = ends;
+    let client = async move {
+        for io in [&mut revoked, &mut other] {
+            let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            io.write_all(&[&settings[..], PING].concat()).await.unwrap();
+            assert!(!frames(io, 6).await.contains(&7));
+        }
+        own.advance(Phase::Announced);
+        frames(&mut revoked, 7).await;
+        other.write_all(PING).await.unwrap();
+        assert!(!frames(&mut other, 6).await.contains(&7));
+        server.advance(Phase::Announced);
+        frames(&mut other, 7).await;
+    };
+    // The clients hang up before all is said, which is an error of no consequence.
+    let (_, _, ()) = tokio::join!(revoked_serving, other_serving, client);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_http2_connection_is_closed_in_time() {
     let (near, far) = tokio::io::duplex(1 << 16);
