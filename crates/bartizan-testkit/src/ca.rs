@@ -14,19 +14,27 @@
 //! Every rustls config names the aws-lc-rs provider. None uses the default of the process, which is
 //! missing as soon as another crate of the same build turns a second provider on.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, RsaKeySize, SanType,
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SerialNumber,
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A root or intermediate authority with a P-256 key, valid from 1975 to 4096.
+mod crl;
+mod leaf;
+mod ocsp;
+
+pub use crl::Crl;
+pub use leaf::{KeyType, Leaf};
+pub use ocsp::{Ocsp, OcspHash};
+
+/// A root or intermediate authority with a P-256 key, valid from 1975 to 4096 unless it was made
+/// with [`lasting`](Self::lasting).
 #[derive(Debug)]
 pub struct TestCa {
     issuer: Issuer<'static, KeyPair>,
@@ -34,6 +42,7 @@ pub struct TestCa {
     /// This authority and those above it up to, but without, the root. Empty for the root.
     intermediates: Vec<Certificate>,
     root: CertificateDer<'static>,
+    serial: SerialNumber,
 }
 
 impl TestCa {
@@ -41,14 +50,43 @@ impl TestCa {
     ///
     /// Two roots of the same name are still two: each has its own key.
     pub fn new(common_name: &str) -> Self {
-        let params = ca_params(common_name);
-        let key = KeyPair::generate().unwrap();
+        Self::root(ca_params(common_name), KeyPair::generate().unwrap())
+    }
+
+    /// A new self-signed root that is valid until `not_after`, to the second.
+    ///
+    /// # Panics
+    ///
+    /// If it is before 1970.
+    pub fn lasting(common_name: &str, not_after: SystemTime) -> Self {
+        let mut params = ca_params(common_name);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(not_after);
+        Self::root(params, KeyPair::generate().unwrap())
+    }
+
+    /// The same root with the same key, renewed: valid until `not_after`, to the second.
+    ///
+    /// # Panics
+    ///
+    /// If it is before 1970, or if this authority is no root.
+    pub fn renewed(&self, common_name: &str, not_after: SystemTime) -> Self {
+        assert!(self.intermediates.is_empty(), "an intermediate is renewed by its root");
+        let mut params = ca_params(common_name);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(not_after);
+        let key = self.issuer.key().serialize_der();
+        Self::root(params, KeyPair::try_from(key.as_slice()).unwrap())
+    }
+
+    fn root(mut params: CertificateParams, key: KeyPair) -> Self {
+        let serial = serial_of(&key);
+        params.serial_number = Some(serial.clone());
         let cert = params.self_signed(&key).unwrap();
         Self {
             root: cert.der().clone(),
             issuer: Issuer::new(params, key),
             cert,
             intermediates: Vec::new(),
+            serial,
         }
     }
 
@@ -56,12 +94,15 @@ impl TestCa {
     ///
     /// What it issues carries it in its chain; what it trusts is the root above it.
     pub fn intermediate(&self, common_name: &str) -> Self {
-        let params = ca_params(common_name);
+        let mut params = ca_params(common_name);
         let key = KeyPair::generate().unwrap();
+        let serial = serial_of(&key);
+        params.serial_number = Some(serial.clone());
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let mut intermediates = vec![cert.clone()];
         intermediates.extend(self.intermediates.iter().cloned());
-        Self { issuer: Issuer::new(params, key), cert, intermediates, root: self.root.clone() }
+        let (issuer, root) = (Issuer::new(params, key), self.root.clone());
+        Self { issuer, cert, intermediates, root, serial }
     }
 
     /// Issues a certificate, with a new key.
@@ -71,10 +112,12 @@ impl TestCa {
     /// If a name in `leaf` is not ASCII.
     pub fn issue(&self, leaf: Leaf) -> Minted {
         let key = leaf.key.generate();
-        let cert = leaf.params.signed_by(&key, &self.issuer).unwrap();
+        let mut params = leaf.params;
+        let serial = params.serial_number.get_or_insert_with(|| serial_of(&key)).clone();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
         let mut chain = vec![cert];
         chain.extend(self.intermediates.iter().cloned());
-        Minted { chain, key }
+        Minted { chain, key, serial }
     }
 
     /// This authority's own certificate as PEM.
@@ -114,146 +157,21 @@ impl TestCa {
     }
 }
 
-/// What a certificate is to say. Default: P-256, valid from 1975 to 4096.
-#[derive(Clone, Debug)]
-#[must_use = "pass it to `TestCa::issue`"]
-pub struct Leaf {
-    params: CertificateParams,
-    key: KeyType,
-}
-
-impl Leaf {
-    /// A certificate without names other than its common name, and good for nothing yet: add
-    /// names with [`dns`](Self::dns), [`ip`](Self::ip) or [`uri`](Self::uri), and a use with
-    /// [`for_servers`](Self::for_servers) or [`for_clients`](Self::for_clients).
-    ///
-    /// Without a use it has no extended key usage at all, which most software takes for any use.
-    pub fn new(common_name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        Self { params, key: KeyType::P256 }
-    }
-
-    /// A server's certificate for one host: `name` is its common name and its DNS name, or its
-    /// address if it reads as one.
-    pub fn server(name: &str) -> Self {
-        let leaf = Self::new(name).for_servers();
-        match name.parse::<IpAddr>() {
-            Ok(ip) => leaf.ip(ip),
-            Err(_) => leaf.dns(name),
-        }
-    }
-
-    /// A client's certificate: a common name, and no other.
-    pub fn client(common_name: &str) -> Self {
-        Self::new(common_name).for_clients()
-    }
-
-    /// Adds a DNS name, which may start with `*.`.
-    ///
-    /// # Panics
-    ///
-    /// If it is not ASCII.
-    pub fn dns(self, name: &str) -> Self {
-        self.name(SanType::DnsName(name.try_into().unwrap()))
-    }
-
-    /// Adds an IP address.
-    pub fn ip(self, addr: impl Into<IpAddr>) -> Self {
-        self.name(SanType::IpAddress(addr.into()))
-    }
-
-    /// Adds a URI, such as a SPIFFE ID.
-    ///
-    /// # Panics
-    ///
-    /// If it is not ASCII.
-    pub fn uri(self, uri: &str) -> Self {
-        self.name(SanType::URI(uri.try_into().unwrap()))
-    }
-
-    /// Sets the kind of key.
-    pub fn key(self, key: KeyType) -> Self {
-        Self { key, ..self }
-    }
-
-    /// Sets the first moment at which it is valid, to the second.
-    ///
-    /// # Panics
-    ///
-    /// If it is before 1970.
-    pub fn not_before(mut self, time: SystemTime) -> Self {
-        self.params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(time);
-        self
-    }
-
-    /// Sets the last moment at which it is valid, to the second.
-    ///
-    /// # Panics
-    ///
-    /// If it is before 1970.
-    pub fn not_after(mut self, time: SystemTime) -> Self {
-        self.params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(time);
-        self
-    }
-
-    /// Good for servers (EKU `serverAuth`), beside what it is already good for.
-    pub fn for_servers(self) -> Self {
-        self.usage(ExtendedKeyUsagePurpose::ServerAuth)
-    }
-
-    /// Good for clients (EKU `clientAuth`), beside what it is already good for.
-    pub fn for_clients(self) -> Self {
-        self.usage(ExtendedKeyUsagePurpose::ClientAuth)
-    }
-
-    fn name(mut self, name: SanType) -> Self {
-        self.params.subject_alt_names.push(name);
-        self
-    }
-
-    fn usage(mut self, usage: ExtendedKeyUsagePurpose) -> Self {
-        self.params.insert_extended_key_usage(usage);
-        self
-    }
-}
-
-/// The kind of a leaf's key.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KeyType {
-    /// ECDSA on P-256: the default, and the fastest to mint.
-    #[default]
-    P256,
-    /// ECDSA on P-384.
-    P384,
-    /// RSA with 2048 bits. Takes up to a second to mint in an unoptimised build.
-    Rsa2048,
-}
-
-impl KeyType {
-    fn generate(self) -> KeyPair {
-        match self {
-            Self::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
-            Self::P384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
-            Self::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
-        }
-        .unwrap()
-    }
-}
-
 /// An issued certificate with its key, and the intermediates between it and the root.
 #[derive(Debug)]
 pub struct Minted {
     /// The leaf, then the intermediates upwards. The root is not in it.
     chain: Vec<Certificate>,
     key: KeyPair,
+    serial: SerialNumber,
 }
 
 impl Minted {
+    /// The serial number, big-endian, as it was given to [`Leaf::serial`].
+    pub fn serial(&self) -> Vec<u8> {
+        self.serial.to_bytes()
+    }
+
     /// The leaf alone as PEM.
     pub fn cert_pem(&self) -> String {
         self.chain[0].pem()
@@ -310,6 +228,14 @@ fn ca_params(common_name: &str) -> CertificateParams {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;
     params
+}
+
+/// A positive number of 16 bytes that is another for each key: a part of the public key.
+fn serial_of(key: &KeyPair) -> SerialNumber {
+    let public = key.public_key_raw();
+    let mut serial = public[public.len() - 16..].to_vec();
+    serial[0] = 0x40 | serial[0] & 0x3f;
+    SerialNumber::from_slice(&serial)
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

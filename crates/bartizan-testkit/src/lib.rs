@@ -2,7 +2,7 @@
 //!
 //! | module | what it stands in for |
 //! | --- | --- |
-//! | [`ca`] | an authority and the certificates it issues, also expired and not yet valid ones |
+//! | [`ca`] | an authority, the certificates it issues, also expired and not yet valid ones, its revocation lists and OCSP responses |
 //! | [`dir`] | a directory of files, gone when it is dropped |
 //! | [`http_backend`] | a web server that behaves |
 //! | [`misbehave`] | servers that refuse, hang, reset, lie or answer too early |
@@ -29,7 +29,7 @@ mod fill;
 mod listen;
 mod raw;
 
-pub use ca::{KeyType, Leaf, Minted, TestCa};
+pub use ca::{Crl, KeyType, Leaf, Minted, Ocsp, OcspHash, TestCa};
 pub use dir::TestDir;
 pub use flaky_io::{FailAfter, Trickle};
 pub use http_backend::{Head, HttpBackend};
