@@ -22,12 +22,36 @@
 //! Every configuration names the aws-lc-rs provider itself, so another crate that turns on another
 //! provider changes nothing here.
 
+mod admit;
+mod client_auth;
+mod der;
 mod identity;
+mod key;
 mod load;
+mod ocsp;
+mod peer;
+mod pem_source;
+mod signature;
+mod store;
 mod terminate;
+mod tickets;
 
+pub use admit::{Entering, HandshakeLimit, HandshakeSlot};
+pub use client_auth::{
+    ClientAuth, CrlDepth, CrlExpiry, TrustConcern, TrustNotice, UnknownRevocation,
+};
 pub use identity::Identity;
 pub use load::{LoadError, LoadProblem};
-pub use terminate::{HandshakeError, TerminateFuture, TlsTerminate, TlsTerminateLayer};
+pub use ocsp::StapleProblem;
+pub use pem_source::PemSource;
+pub use store::{
+    BadName, CertStore, CertStoreBuilder, CertSummary, HostRules, KeyKind, Notice, SettingsError,
+    StoreError, StoreStatus, TicketSource, TlsSettings, Withdrawal,
+};
+pub use terminate::{
+    HandshakeCounts, HandshakeError, HandshakeReason, TerminateFuture, TlsTerminate,
+    TlsTerminateLayer,
+};
+pub use tickets::{TicketKeyError, TicketKeyProblem, TicketKeys};
 
-pub use bartizan_net::TlsInfo;
+pub use bartizan_net::{ServedCertificate, TlsInfo};

@@ -1,33 +1,53 @@
 //! Reading PEM files, and saying what is wrong with them.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use zeroize::Zeroizing;
 
-/// The certificates and keys of a PEM file, each with the number of its section, from 1.
+use crate::key::{Format, KeyDer};
+use crate::pem_source::PemSource;
+
+/// The certificates, keys and revocation lists of a PEM file, each with the number of its section, from 1.
 pub(crate) struct Pem {
     pub(crate) path: PathBuf,
     pub(crate) certs: Vec<(usize, CertificateDer<'static>)>,
-    pub(crate) keys: Vec<(usize, PrivateKeyDer<'static>)>,
+    pub(crate) keys: Vec<(usize, KeyDer)>,
+    pub(crate) crls: Vec<(usize, CertificateRevocationListDer<'static>)>,
     /// The first encrypted key, which counts as none.
     pub(crate) encrypted: Option<usize>,
 }
 
-pub(crate) fn read(path: &Path) -> Result<Pem, LoadError> {
-    let text =
-        fs::read(path).map_err(|e| LoadError::new(path, None, LoadProblem::Unreadable(e)))?;
-    parse(path, &text)
+/// The bytes of a file that may hold a key: overwritten when they are dropped.
+pub(crate) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, LoadError> {
+    let read = fs::read(path).map(Zeroizing::new);
+    read.map_err(|e| LoadError::new(path, None, LoadProblem::Unreadable(e)))
+}
+
+/// What is in a source, as it stands.
+pub(crate) fn bytes(source: &PemSource) -> Result<Cow<'_, [u8]>, LoadError> {
+    if let Some(bytes) = source.bytes() {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let unreadable = |e| LoadError::new(source.name(), None, LoadProblem::Unreadable(e));
+    fs::read(source.name()).map(Cow::Owned).map_err(unreadable)
 }
 
 pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Pem, LoadError> {
-    let mut found =
-        Pem { path: path.to_owned(), certs: Vec::new(), keys: Vec::new(), encrypted: None };
+    let mut found = Pem {
+        path: path.to_owned(),
+        certs: Vec::new(),
+        keys: Vec::new(),
+        crls: Vec::new(),
+        encrypted: None,
+    };
     for (number, section) in (1..).zip(Sections { rest: text }) {
         let wrong = |what| LoadError::new(path, Some(number), LoadProblem::BadPem(what));
         let section = section.map_err(wrong)?;
-        if ENCRYPTED.iter().any(|mark| contains(section, mark)) {
+        if is_encrypted(section) {
             found.encrypted.get_or_insert(number);
             continue;
         }
@@ -37,14 +57,17 @@ pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Pem, LoadError> {
         let (kind, der) = item.map_err(|error| wrong(describe(&error)))?;
         match kind {
             SectionKind::Certificate => found.certs.push((number, der.into())),
-            SectionKind::PrivateKey => found.keys.push((number, PrivateKeyDer::Pkcs8(der.into()))),
+            SectionKind::PrivateKey => {
+                found.keys.push((number, KeyDer::new(Format::Pkcs8, der)));
+            }
             SectionKind::RsaPrivateKey => {
-                found.keys.push((number, PrivateKeyDer::Pkcs1(der.into())));
+                found.keys.push((number, KeyDer::new(Format::Pkcs1, der)));
             }
             SectionKind::EcPrivateKey => {
-                found.keys.push((number, PrivateKeyDer::Sec1(der.into())));
+                found.keys.push((number, KeyDer::new(Format::Sec1, der)));
             }
-            _ => {} // DH and EC parameters, requests, CRLs: HAProxy files may hold them.
+            SectionKind::Crl => found.crls.push((number, der.into())),
+            _ => {} // DH and EC parameters, requests: HAProxy files may hold them.
         }
     }
     Ok(found)
@@ -131,6 +154,11 @@ impl LoadError {
     pub fn problem(&self) -> &LoadProblem {
         &self.problem
     }
+
+    /// What is wrong, to keep.
+    pub fn into_problem(self) -> LoadProblem {
+        self.problem
+    }
 }
 
 /// What is wrong with a certificate or key file.
@@ -179,6 +207,31 @@ pub enum LoadProblem {
         certs: PathBuf,
     },
 
+    /// None of the certificates is an authority's.
+    #[error(
+        "holds no certificate of an authority, only of others (which cannot vouch for clients); put \
+         in the authority's that issued the clients' certificates"
+    )]
+    NoAuthority,
+
+    /// There is no revocation list.
+    #[error("holds no revocation list (a section `BEGIN X509 CRL`, or one list as DER)")]
+    NoCrl,
+
+    /// A revocation list cannot be used.
+    #[error("is not a usable revocation list: {0}")]
+    BadCrl(String),
+
+    /// A revocation list has the name of an authority that did not sign it.
+    #[error(
+        "the revocation list names {issuer} as its issuer, but the certificate of that name in the \
+         CA file did not sign it; if the authority has a new key, put in both of its certificates"
+    )]
+    CrlSignature {
+        /// The name.
+        issuer: String,
+    },
+
     /// The leaf has expired.
     #[error("the certificate expired on {since}")]
     Expired {
@@ -210,12 +263,21 @@ fn describe(error: &pem::Error) -> String {
     }
 }
 
+fn is_encrypted(section: &[u8]) -> bool {
+    // The marks are in the first two lines. The rest may be a list of many megabytes.
+    let head = &section[..section.len().min(HEAD)];
+    ENCRYPTED.iter().any(|mark| contains(head, mark))
+}
+
 fn contains(text: &[u8], mark: &str) -> bool {
     text.windows(mark.len()).any(|window| window == mark.as_bytes())
 }
 
 /// PKCS#8 and the older OpenSSL form.
 const ENCRYPTED: [&str; 2] = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
+
+/// Room for a BEGIN line with the longest label, and for the line after it.
+const HEAD: usize = 256;
 
 /// More than any in use, and less than a line of base64.
 const LONGEST_LABEL: usize = 40;

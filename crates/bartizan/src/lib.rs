@@ -30,8 +30,10 @@ pub mod prelude {
 
     pub use bartizan_balance::{Backend, Balance, BalanceLayer, Checks, Cluster, RoundRobin};
     #[cfg(feature = "http")]
-    pub use bartizan_http::{ForwardedLayer, HttpPool, HttpPoolLayer, ServeHttp};
+    pub use bartizan_http::{
+        ClientCertLayer, ForwardedLayer, HostGuardLayer, HttpPool, HttpPoolLayer, ServeHttp,
+    };
     pub use bartizan_net::{Conn, ConnInfo, Drain, TcpDial, Workers, serve};
     #[cfg(feature = "tls")]
-    pub use bartizan_tls::{Identity, TlsTerminateLayer};
+    pub use bartizan_tls::{CertStore, ClientAuth, HostRules, Identity, TlsTerminateLayer};
 }

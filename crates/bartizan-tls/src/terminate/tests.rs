@@ -1,15 +1,19 @@
-use bartizan_net::{Drain, Phase};
+use std::io;
+
+use bartizan_net::{ConnInfo, Drain, Phase, TlsInfo};
 use bartizan_testkit::{Leaf, TestCa, Trickle};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig, ClientConnection, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok};
 use tower::service_fn;
 use tower_test::mock;
 
 use super::*;
+use crate::Identity;
 
 type Tls<IO = DuplexStream> = Conn<TlsStream<IO>>;
 type Inner = mock::Handle<Tls, &'static str>;
@@ -225,7 +229,9 @@ async fn protocols_are_agreed_on_in_the_servers_order() {
         let info = info(&layer, ca.client_config(offered), "localhost").await;
         assert_eq!(info.alpn.as_deref(), agreed.map(str::as_bytes), "{offered:?}");
     }
-    let layer = layer.alpn(["http/1.1"]);
+    let site = ca.issue(Leaf::server("localhost"));
+    let store = CertStore::builder().pem("site.pem", site.bundle_pem()).alpn(["http/1.1"]);
+    let layer = TlsTerminateLayer::new(store.build().unwrap());
     let info = info(&layer, ca.client_config(&["h2", "http/1.1"]), "localhost").await;
     assert_eq!(info.alpn.as_deref(), Some(&b"http/1.1"[..]));
 }

@@ -1,0 +1,338 @@
+//! One certificate of a store: its metadata at once, its crypto key at first use.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
+
+use super::index::KeyKind;
+use super::name::Pattern;
+use super::notice::Notice;
+use crate::key::{KeyDer, kind_of};
+use crate::load::{LoadError, LoadProblem, Pem};
+use crate::ocsp::{self, Staple};
+
+/// A certificate chain with its key, and what is known of it without any crypto.
+pub(crate) struct Entry {
+    pub(crate) source: Arc<str>,
+    pub(crate) kind: KeyKind,
+    pub(crate) patterns: Box<[Pattern]>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+    /// SHA-256 of all that it was made of.
+    pub(crate) digest: [u8; 32],
+    pub(crate) notices: Box<[Notice]>,
+    /// The PEM sections of leaf and key in their files, for errors.
+    pub(crate) sections: (u32, u32),
+    leaf: CertificateDer<'static>,
+    issuers: Arc<[CertificateDer<'static>]>,
+    key: KeyDer,
+    staple: Option<Box<Staple>>,
+    certified: OnceLock<Result<Arc<CertifiedKey>, Arc<rustls::Error>>>,
+    stapled: OnceLock<Arc<CertifiedKey>>,
+}
+
+/// What an entry is made of, apart from its certificates.
+pub(crate) struct Parts<'a> {
+    pub(crate) source: Arc<str>,
+    pub(crate) certs: Pem,
+    /// Where the key is, if not with the certificates.
+    pub(crate) key: Option<Pem>,
+    /// Certificates that may complete the chain.
+    pub(crate) issuers: Option<Pem>,
+    pub(crate) ocsp: Option<(&'a Path, Vec<u8>)>,
+    /// Instead of the certificate's own names.
+    pub(crate) names: Option<&'a [Pattern]>,
+    pub(crate) digest: [u8; 32],
+}
+
+impl Entry {
+    /// Compares, parses and orders; builds no key unless only that can tell whose it is.
+    pub(crate) fn new(
+        mut parts: Parts<'_>,
+        chains: &Chains,
+        now: SystemTime,
+    ) -> Result<Self, LoadError> {
+        let file = parts.certs.path.clone();
+        let key_pem = parts.key.as_mut().unwrap_or(&mut parts.certs);
+        let key_file = key_pem.path.clone();
+        let (key_section, key) = take_key(key_pem)?;
+        if parts.certs.certs.is_empty() {
+            return Err(LoadError::new(&file, None, LoadProblem::NoCertificate));
+        }
+        let own = parts.certs.certs.len();
+        let ders: Vec<_> = parts
+            .certs
+            .certs
+            .into_iter()
+            .chain(parts.issuers.into_iter().flat_map(|p| p.certs))
+            .collect();
+        let parsed = parse_all(&file, &ders)?;
+        let leaf = find_leaf(&parsed[..own], &key, &file, (&key_file, key_section))?;
+        let cert = &parsed[leaf];
+        let Some(kind) = kind_of(&cert.tbs_certificate.subject_pki) else {
+            let what = "keys are ECDSA on P-256, P-384 or P-521, RSA, or Ed25519".to_owned();
+            return Err(LoadError::new(&key_file, Some(key_section), LoadProblem::BadKey(what)));
+        };
+        let mut notices = Vec::new();
+        let order = chain_order(&parsed, leaf, own);
+        if !order.iter().copied().eq(0..order.len()) {
+            notices.push(Notice::ChainReordered { source: Arc::clone(&parts.source) });
+        }
+        notice_chain(&parsed, &order, &parts.source, &mut notices);
+        let patterns = match parts.names {
+            Some(names) => names.into(),
+            None => names_of(cert),
+        };
+        if patterns.is_empty() {
+            notices.push(Notice::NoName { source: Arc::clone(&parts.source) });
+        }
+        let validity = &cert.tbs_certificate.validity;
+        let (not_before, not_after) = (wall(&validity.not_before), wall(&validity.not_after));
+        let issuer = order.get(1).filter(|i| parsed[**i].subject() == cert.issuer());
+        let issuer = issuer.map(|i| &ders[*i].1);
+        let staple = parts.ocsp.and_then(|(path, response)| {
+            match ocsp::check(&response, &ders[leaf].1, issuer, now) {
+                Ok(staple) => Some(Box::new(staple)),
+                Err(problem) => {
+                    notices.push(Notice::StapleLeftOut { path: path.to_owned(), problem });
+                    None
+                }
+            }
+        });
+        let issuers = order[1..].iter().map(|i| shrunk(&ders[*i].1)).collect();
+        Ok(Self {
+            source: parts.source,
+            kind,
+            patterns,
+            not_before,
+            not_after,
+            digest: parts.digest,
+            notices: notices.into_boxed_slice(),
+            sections: (ders[leaf].0 as u32, key_section as u32),
+            leaf: shrunk(&ders[leaf].1),
+            issuers: chains.intern(issuers),
+            key,
+            staple,
+            certified: OnceLock::new(),
+            stapled: OnceLock::new(),
+        })
+    }
+
+    /// The chain with the key that signs, built at the first call.
+    ///
+    /// # Errors
+    ///
+    /// The key is broken in a way that its public half does not show; the same at each call.
+    pub(crate) fn certified(&self) -> Result<&Arc<CertifiedKey>, &Arc<rustls::Error>> {
+        let build = || {
+            let signer = self.key.signer().map_err(Arc::new)?;
+            Ok(Arc::new(CertifiedKey::new(self.chain().cloned().collect(), signer)))
+        };
+        self.certified.get_or_init(build).as_ref()
+    }
+
+    /// [`certified`](Self::certified) with the OCSP response, if there is one that is in date.
+    pub(crate) fn stapled(
+        &self,
+        now: SystemTime,
+    ) -> Result<&Arc<CertifiedKey>, &Arc<rustls::Error>> {
+        let plain = self.certified()?;
+        let Some(staple) = &self.staple else { return Ok(plain) };
+        if !self.has_staple(now) {
+            return Ok(plain);
+        }
+        Ok(self.stapled.get_or_init(|| {
+            let mut with = CertifiedKey::clone(plain);
+            with.ocsp = Some(staple.der.to_vec());
+            Arc::new(with)
+        }))
+    }
+
+    /// Whether the key that signs exists already.
+    #[cfg(test)]
+    pub(crate) fn is_built(&self) -> bool {
+        self.certified.get().is_some()
+    }
+
+    /// Whether there is an OCSP response that is in date.
+    pub(crate) fn has_staple(&self, now: SystemTime) -> bool {
+        self.staple.as_ref().is_some_and(|staple| now < staple.next_update)
+    }
+
+    /// Whether the certificate is for the folded `name`.
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.covers(name))
+    }
+
+    /// The chain, leaf first.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.leaf).chain(self.issuers.iter())
+    }
+
+    /// What is wrong with its dates now, as an error.
+    pub(crate) fn date_problem(&self, now: SystemTime) -> Option<LoadProblem> {
+        if now > self.not_after {
+            Some(LoadProblem::Expired { since: date(self.not_after) })
+        } else if now < self.not_before {
+            Some(LoadProblem::NotYetValid { until: date(self.not_before) })
+        } else {
+            None
+        }
+    }
+
+    /// What is wrong with its dates now, as a notice.
+    pub(crate) fn date_notice(&self, now: SystemTime) -> Option<Notice> {
+        let source = Arc::clone(&self.source);
+        match self.date_problem(now)? {
+            LoadProblem::NotYetValid { until } => Some(Notice::NotYetValid { source, until }),
+            _ => Some(Notice::Expired { source, since: date(self.not_after) }),
+        }
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("source", &self.source)
+            .field("kind", &self.kind)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Issuer chains, each kept once: thousands of certificates share a few.
+#[derive(Debug, Default)]
+pub(crate) struct Chains(Mutex<HashSet<Arc<[CertificateDer<'static>]>>>);
+
+impl Chains {
+    fn intern(&self, chain: Vec<CertificateDer<'static>>) -> Arc<[CertificateDer<'static>]> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = known.get(chain.as_slice()) {
+            return Arc::clone(same);
+        }
+        let chain: Arc<[_]> = chain.into();
+        known.insert(Arc::clone(&chain));
+        chain
+    }
+}
+
+fn take_key(pem: &mut Pem) -> Result<(usize, KeyDer), LoadError> {
+    if let [_, (second, _), ..] = pem.keys.as_slice() {
+        return Err(LoadError::new(&pem.path, Some(*second), LoadProblem::SeveralKeys));
+    }
+    pem.keys.pop().ok_or_else(|| {
+        let problem = pem.encrypted.map_or(LoadProblem::NoKey, |_| LoadProblem::EncryptedKey);
+        LoadError::new(&pem.path, pem.encrypted, problem)
+    })
+}
+
+fn parse_all<'a>(
+    file: &Path,
+    ders: &'a [(usize, CertificateDer<'static>)],
+) -> Result<Vec<X509Certificate<'a>>, LoadError> {
+    let parse = |(section, der): &'a (usize, CertificateDer<'static>)| {
+        let wrong = |what| LoadError::new(file, Some(*section), LoadProblem::BadCertificate(what));
+        let (rest, cert) =
+            X509Certificate::from_der(der).map_err(|error| wrong(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(wrong("there is more behind the certificate".to_owned()));
+        }
+        Ok(cert)
+    };
+    ders.iter().map(parse).collect()
+}
+
+/// The certificate that the key belongs to.
+fn find_leaf(
+    certs: &[X509Certificate<'_>],
+    key: &KeyDer,
+    file: &Path,
+    (key_file, section): (&Path, usize),
+) -> Result<usize, LoadError> {
+    let told: Vec<_> =
+        certs.iter().map(|cert| key.belongs_to(&cert.tbs_certificate.subject_pki)).collect();
+    if let Some(leaf) = told.iter().position(|told| *told == Some(true)) {
+        return Ok(leaf);
+    }
+    let mismatch = || {
+        let problem = LoadProblem::KeyMismatch { certs: file.to_owned() };
+        LoadError::new(key_file, None, problem)
+    };
+    if !told.contains(&None) {
+        return Err(mismatch());
+    }
+    let bad = |e: rustls::Error| {
+        LoadError::new(key_file, Some(section), LoadProblem::BadKey(e.to_string()))
+    };
+    let signer = key.signer().map_err(bad)?;
+    let spki = signer.public_key().ok_or_else(mismatch)?;
+    let is_leaf = |cert: &X509Certificate<'_>| cert.tbs_certificate.subject_pki.raw == &*spki;
+    certs.iter().position(is_leaf).ok_or_else(mismatch)
+}
+
+/// The leaf, then whoever issued the one before, then what nothing leads to, as it came. Of those
+/// beyond the first `own`, which were found elsewhere, only what belongs to the chain.
+fn chain_order(certs: &[X509Certificate<'_>], leaf: usize, own: usize) -> Vec<usize> {
+    let mut order = vec![leaf];
+    let mut left: Vec<usize> = (0..certs.len()).filter(|i| *i != leaf).collect();
+    let mut last = leaf;
+    while let Some(at) = left.iter().position(|i| certs[*i].subject() == certs[last].issuer()) {
+        last = left.remove(at);
+        order.push(last);
+    }
+    order.extend(left.into_iter().filter(|i| *i < own));
+    order
+}
+
+fn notice_chain(
+    certs: &[X509Certificate<'_>],
+    order: &[usize],
+    source: &Arc<str>,
+    notices: &mut Vec<Notice>,
+) {
+    let linked =
+        order.windows(2).take_while(|w| certs[w[1]].subject() == certs[w[0]].issuer()).count();
+    let last = &certs[order[linked]];
+    if linked + 1 < order.len() {
+        notices.push(Notice::StrayCertificate { source: Arc::clone(source) });
+    }
+    // With an intermediate at hand, what is missing is as a rule the root, which clients have.
+    if linked == 0 && last.subject() != last.issuer() {
+        let issuer = last.issuer().to_string();
+        notices.push(Notice::IssuerMissing { source: Arc::clone(source), issuer });
+    }
+}
+
+/// The DNS names. Without any, the common name does not stand in (RFC 9525 §2).
+fn names_of(cert: &X509Certificate<'_>) -> Box<[Pattern]> {
+    let Ok(Some(names)) = cert.subject_alternative_name() else { return Box::default() };
+    let dns = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Pattern::of_certificate(name),
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(dns).collect()
+}
+
+/// A copy without spare room.
+fn shrunk(der: &CertificateDer<'_>) -> CertificateDer<'static> {
+    CertificateDer::from(der.as_ref().to_vec())
+}
+
+fn wall(time: &ASN1Time) -> SystemTime {
+    time.to_datetime().into()
+}
+
+/// A date as certificates have it, in words.
+pub(crate) fn date(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    ASN1Time::from_timestamp(seconds)
+        .map_or_else(|_| "an unknown date".to_owned(), |t| t.to_string())
+}

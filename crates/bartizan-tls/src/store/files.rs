@@ -1,0 +1,339 @@
+//! From what is configured to entries: listing directories, finding side files, reading in
+//! parallel.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+use std::{fs, io, thread};
+
+use aws_lc_rs::digest as sha;
+use zeroize::Zeroizing;
+
+use super::entry::{Chains, Entry, Parts};
+use super::name::Pattern;
+use super::notice::Notice;
+use crate::load::{self, LoadError, LoadProblem};
+
+/// Where certificates come from.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) place: Place,
+    /// Instead of the certificates' own names.
+    pub(crate) names: Option<Arc<[Pattern]>>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// A file or a directory, whichever is there at the time.
+    Path(PathBuf),
+    Memory {
+        name: Arc<str>,
+        pem: Arc<Zeroizing<Vec<u8>>>,
+    },
+    Ready(Arc<Entry>),
+}
+
+/// What entries are loaded by.
+pub(crate) struct Loading<'a> {
+    pub(crate) staple: bool,
+    pub(crate) now: SystemTime,
+    /// Entries that are served already, by their source.
+    pub(crate) known: HashMap<&'a str, &'a Arc<Entry>>,
+}
+
+/// A certificate to be loaded.
+enum Job<'a> {
+    File { cert: PathBuf, beside: Beside, names: Option<&'a [Pattern]>, in_directory: bool },
+    Memory { name: &'a Arc<str>, pem: &'a [u8], names: Option<&'a [Pattern]> },
+    Ready(&'a Arc<Entry>),
+}
+
+/// Where the side files of a certificate are.
+#[derive(Default)]
+struct Beside {
+    key: Option<PathBuf>,
+    ocsp: Option<PathBuf>,
+    issuer: Option<PathBuf>,
+}
+
+/// Loads all entries, in the order of their sources and, in a directory, of their names.
+///
+/// # Errors
+///
+/// The first that cannot be loaded, in this order, and how many more cannot.
+pub(crate) fn load(
+    sources: &[Source],
+    loading: &Loading<'_>,
+) -> Result<Vec<Arc<Entry>>, (LoadError, usize)> {
+    let mut jobs = Vec::new();
+    let mut seen = HashSet::new();
+    for source in sources {
+        let names = source.names.as_deref();
+        match &source.place {
+            Place::Path(path) => {
+                list(path, names, &mut jobs, &mut seen).map_err(|error| (error, 0))?;
+            }
+            Place::Memory { name, pem } => jobs.push(Job::Memory { name, pem, names }),
+            Place::Ready(entry) => jobs.push(Job::Ready(entry)),
+        }
+    }
+    let chains = Chains::default();
+    let mut errors = Vec::new();
+    let mut entries = Vec::with_capacity(jobs.len());
+    for loaded in in_parallel(&jobs, |job| job.load(loading, &chains)) {
+        match loaded {
+            Ok(entry) => entries.push(entry),
+            Err(error) => errors.push(error),
+        }
+    }
+    let further = errors.len().saturating_sub(1);
+    errors.into_iter().next().map_or(Ok(entries), |first| Err((first, further)))
+}
+
+/// SHA-256 over parts whose borders count.
+pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = sha::Context::new(&sha::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_le_bytes());
+        context.update(part);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+impl Job<'_> {
+    fn load(&self, loading: &Loading<'_>, chains: &Chains) -> Result<Arc<Entry>, LoadError> {
+        match self {
+            Self::Ready(entry) => Ok(Arc::clone(entry)),
+            Self::Memory { name, pem, names } => {
+                let parts = [*pem, &names_digest(*names)];
+                if let Some(known) = loading.unchanged(name, &digest(&parts)) {
+                    return Ok(known);
+                }
+                let certs = load::parse(Path::new(&***name), pem)?;
+                let source = Arc::clone(name);
+                let digest = digest(&parts);
+                let parts = Parts {
+                    source,
+                    certs,
+                    key: None,
+                    issuers: None,
+                    ocsp: None,
+                    names: *names,
+                    digest,
+                };
+                checked(parts, false, loading, chains)
+            }
+            Self::File { cert, beside, names, in_directory } => {
+                load_file(cert, beside, *names, *in_directory, loading, chains)
+            }
+        }
+    }
+}
+
+impl Loading<'_> {
+    /// The entry that is served from there already, if it was made of the same and would be again.
+    fn unchanged(&self, source: &str, digest: &[u8; 32]) -> Option<Arc<Entry>> {
+        let known = self.known.get(source)?;
+        let same = known.digest == *digest && !known.notices.iter().any(Notice::may_pass);
+        same.then(|| Arc::clone(known))
+    }
+}
+
+fn load_file(
+    cert: &Path,
+    beside: &Beside,
+    names: Option<&[Pattern]>,
+    in_directory: bool,
+    loading: &Loading<'_>,
+    chains: &Chains,
+) -> Result<Arc<Entry>, LoadError> {
+    let text = load::read_bytes(cert)?;
+    let key = beside.key.as_deref().map(load::read_bytes).transpose()?;
+    let issuer = beside.issuer.as_deref().map(load::read_bytes).transpose()?;
+    let ocsp = beside.ocsp.as_deref().filter(|_| loading.staple);
+    let response = ocsp.map(load::read_bytes).transpose()?;
+    let digest =
+        digest(&[&text, bytes(&key), bytes(&issuer), bytes(&response), &names_digest(names)]);
+    let source = cert.display().to_string();
+    if let Some(known) = loading.unchanged(&source, &digest) {
+        return Ok(known);
+    }
+    let certs = load::parse(cert, &text)?;
+    // A key in the file itself comes first, as with HAProxy.
+    let key = match (&beside.key, &key) {
+        (Some(path), Some(key)) if certs.keys.is_empty() => Some(load::parse(path, key)?),
+        _ => None,
+    };
+    let issuers = match (&beside.issuer, &issuer) {
+        (Some(path), Some(issuer)) => Some(load::parse(path, issuer)?),
+        _ => None,
+    };
+    let ocsp = ocsp.zip(response.map(|response| response.to_vec()));
+    let source = source.into();
+    let parts = Parts { source, certs, key, issuers, ocsp, names, digest };
+    checked(parts, in_directory, loading, chains)
+}
+
+fn bytes(side: &Option<Zeroizing<Vec<u8>>>) -> &[u8] {
+    side.as_ref().map_or(&[], |bytes| bytes.as_slice())
+}
+
+/// Makes the entry. A certificate that is named by itself must be valid when it comes; one among
+/// others in a directory is noted, and so is one that has expired while it was served: neither may
+/// hold up everything else that is to be loaded.
+fn checked(
+    parts: Parts<'_>,
+    in_directory: bool,
+    loading: &Loading<'_>,
+    chains: &Chains,
+) -> Result<Arc<Entry>, LoadError> {
+    let file = parts.certs.path.clone();
+    let entry = Entry::new(parts, chains, loading.now)?;
+    let is_served =
+        loading.known.get(&*entry.source).is_some_and(|known| known.digest == entry.digest);
+    if !in_directory
+        && !is_served
+        && let Some(problem) = entry.date_problem(loading.now)
+    {
+        return Err(LoadError::new(&file, Some(entry.sections.0 as usize), problem));
+    }
+    Ok(Arc::new(entry))
+}
+
+fn names_digest(names: Option<&[Pattern]>) -> Vec<u8> {
+    let keys = names.unwrap_or_default().iter().map(Pattern::key);
+    keys.flat_map(|key| key.bytes().chain([0])).collect()
+}
+
+/// Finds the files of `path`, if they have not been found before.
+fn list<'a>(
+    path: &Path,
+    names: Option<&'a [Pattern]>,
+    jobs: &mut Vec<Job<'a>>,
+    seen: &mut HashSet<PathBuf>,
+) -> Result<(), LoadError> {
+    let unreadable = |e| LoadError::new(path, None, LoadProblem::Unreadable(e));
+    let is_dir = match fs::metadata(path) {
+        Ok(meta) => meta.is_dir(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return list_bundle(path, names, jobs, seen, e);
+        }
+        Err(e) => return Err(unreadable(e)),
+    };
+    if !is_dir {
+        if seen.insert(path.to_owned()) {
+            let beside = Beside::find(path, |side| side.is_file());
+            jobs.push(Job::File { cert: path.to_owned(), beside, names, in_directory: false });
+        }
+        return Ok(());
+    }
+    let mut listed = HashSet::new();
+    for found in fs::read_dir(path).map_err(unreadable)? {
+        let found = found.map_err(unreadable)?;
+        let file = found.file_type().map_err(unreadable)?;
+        // A link to a directory is no certificate; one to a file is.
+        if file.is_file() || (file.is_symlink() && found.path().is_file()) {
+            listed.insert(found.file_name());
+        }
+    }
+    let mut certs: Vec<&OsString> = listed.iter().filter(|name| is_cert(name)).collect();
+    certs.sort();
+    for name in certs {
+        let cert = path.join(name);
+        if seen.insert(cert.clone()) {
+            let is_listed =
+                |side: &Path| side.file_name().is_some_and(|name| listed.contains(name));
+            let beside = Beside::find(&cert, is_listed);
+            jobs.push(Job::File { cert, beside, names, in_directory: true });
+        }
+    }
+    Ok(())
+}
+
+/// HAProxy's way to name a certificate that exists once for each kind of key: `X` stands for
+/// `X.ecdsa` and `X.rsa`.
+fn list_bundle<'a>(
+    path: &Path,
+    names: Option<&'a [Pattern]>,
+    jobs: &mut Vec<Job<'a>>,
+    seen: &mut HashSet<PathBuf>,
+    error: io::Error,
+) -> Result<(), LoadError> {
+    let kinds = BUNDLE.map(|kind| appended(path, kind));
+    let there: Vec<_> = kinds.into_iter().filter(|file| file.is_file()).collect();
+    if there.is_empty() {
+        return Err(LoadError::new(path, None, LoadProblem::Unreadable(error)));
+    }
+    there.iter().try_for_each(|file| list(file, names, jobs, seen))
+}
+
+impl Beside {
+    /// The side files of `cert`, whose own name they have with something appended, or with another
+    /// extension.
+    fn find(cert: &Path, exists: impl Fn(&Path) -> bool) -> Self {
+        let find = |extension: &str| {
+            let places = [appended(cert, extension), cert.with_extension(extension)];
+            places.into_iter().find(|side| side != cert && exists(side))
+        };
+        Self { key: find("key"), ocsp: find("ocsp"), issuer: find("issuer") }
+    }
+}
+
+fn appended(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    name.into()
+}
+
+/// Whether a file of a directory is a certificate, by its name.
+fn is_cert(name: &OsStr) -> bool {
+    let hidden = name.as_encoded_bytes().starts_with(b".");
+    let extension = Path::new(name).extension();
+    !hidden && !extension.is_some_and(|e| SIDE_FILES.iter().any(|side| e == *side))
+}
+
+/// Does `work` on each of `items`, on all cores, and keeps their order.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = cores.min(items.len() / WORTH_A_THREAD + 1);
+    if threads == 1 {
+        return items.iter().map(work).collect();
+    }
+    let chunks: Vec<&[T]> = items.chunks(WORTH_A_THREAD).collect();
+    let next = AtomicUsize::new(0);
+    let mut done: Vec<(usize, Vec<R>)> = thread::scope(|scope| {
+        let take = || {
+            let mut mine = Vec::new();
+            while let at = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(chunk) = chunks.get(at)
+            {
+                mine.push((at, chunk.iter().map(&work).collect()));
+            }
+            mine
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        // A panic in there is one here.
+        joined
+            .flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().flat_map(|(_, results)| results).collect()
+}
+
+/// Names that HAProxy passes over in a directory: `crt` in its manual.
+const SIDE_FILES: [&str; 4] = ["key", "issuer", "ocsp", "sctl"];
+
+/// The preferred kind last would be the default's; the order is that of a directory.
+const BUNDLE: [&str; 2] = ["ecdsa", "rsa"];
+
+/// A certificate takes some 30 us, a thread about as much to start.
+const WORTH_A_THREAD: usize = 64;

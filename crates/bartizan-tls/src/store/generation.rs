@@ -1,0 +1,293 @@
+//! One generation: all that handshakes are governed by, loaded together and never changed.
+
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use bartizan_net::ServedCertificate;
+use bartizan_net::clock::Clock;
+use rustls::pki_types::UnixTime;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
+use rustls::{ServerConfig, SignatureScheme};
+
+use super::config::Config;
+use super::entry::Entry;
+use super::error::StoreError;
+use super::files::{self, Loading};
+use super::index::{CertIndex, NameMap, NoCertificate, Offer};
+use super::notice::Notice;
+use crate::client_auth::ClientPolicy;
+use crate::tickets::TicketKeys;
+
+/// Certificates, trust in clients and ticket keys, as they were at one time.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    pub(crate) loaded_at: SystemTime,
+    pub(crate) entries: Box<[Arc<Entry>]>,
+    pub(crate) notices: Vec<Notice>,
+    index: CertIndex,
+    policies: Box<[Policy]>,
+    policy_by_name: NameMap<u32>,
+    policies_differ: bool,
+    /// For each entry, what is made of it when it is first served.
+    served: Box<[OnceLock<Box<Made>>]>,
+}
+
+/// The rules for some names.
+#[derive(Debug)]
+struct Policy {
+    client: Arc<ClientPolicy>,
+    /// Of policies with the same number, clients have to show the same.
+    class: u32,
+    template: ServerConfig,
+}
+
+/// An entry under a policy, ready for handshakes. A list, because most entries have one.
+#[derive(Debug)]
+struct Made {
+    policy: u32,
+    stapled: bool,
+    config: Arc<ServerConfig>,
+    served: Arc<ServedCertificate>,
+    next: OnceLock<Box<Self>>,
+}
+
+/// What one handshake goes on with.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) served: Arc<ServedCertificate>,
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) policy: u32,
+    pub(crate) is_default: bool,
+}
+
+/// Why a handshake does not go on.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Name(NoCertificate),
+    Key { source: Arc<str>, error: Arc<rustls::Error> },
+}
+
+impl Generation {
+    /// Loads everything that `config` names, after `previous`.
+    pub(crate) fn load(config: &Config, previous: Option<&Self>) -> Result<Self, StoreError> {
+        let now = config.clock.now();
+        let known = previous.iter().flat_map(|p| p.entries.iter()).map(|e| (&*e.source, e));
+        let loading = Loading { staple: config.staple, now, known: known.collect() };
+        let entries = files::load(&config.sources, &loading)
+            .map_err(|(first, further)| StoreError::Load { first, further })?;
+        if entries.is_empty() && !config.strict_sni {
+            return Err(StoreError::NoCertificate { places: config.places() });
+        }
+        let named = entries.iter().map(|e| (e.kind, &*e.patterns));
+        let (index, shadowed) = CertIndex::build(named, config.strict_sni);
+        let mut notices: Vec<Notice> = entries
+            .iter()
+            .flat_map(|e| e.notices.iter().cloned().chain(e.date_notice(now)))
+            .collect();
+        notices.extend(shadowed.iter().map(|s| {
+            let source = |entry: u32| &entries[entry as usize].source;
+            Notice::shadowed(&s.name, source(s.first), source(s.later))
+        }));
+        let tickets = config.tickets.load()?;
+        let (policies, policy_by_name) = load_policies(config, &tickets, now, &mut notices)?;
+        let served = entries.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self {
+            number: previous.map_or(1, |p| p.number + 1),
+            loaded_at: now,
+            notices,
+            index,
+            policies_differ: policies.iter().any(|p| p.class != policies[0].class),
+            policies,
+            policy_by_name,
+            served,
+            entries: entries.into_boxed_slice(),
+        })
+    }
+
+    /// Chooses certificate and policy for a client.
+    pub(crate) fn choose(
+        &self,
+        hello: &ClientHello<'_>,
+        now: SystemTime,
+    ) -> Result<Chosen, Refusal> {
+        let schemes = hello.signature_schemes().iter().map(|s: &SignatureScheme| u16::from(*s));
+        let suites = hello.cipher_suites().iter().map(|s| u16::from(*s));
+        let offer = Offer::new(hello.server_name(), schemes, suites);
+        let choice = self.index.choose(&offer).map_err(Refusal::Name)?;
+        let policy = self.policy_of(hello.server_name());
+        let entry = &self.entries[choice.entry as usize];
+        let made = self.made(choice.entry, policy, entry, now).map_err(|error| Refusal::Key {
+            source: Arc::clone(&entry.source),
+            error: Arc::clone(error),
+        })?;
+        Ok(Chosen {
+            config: Arc::clone(&made.config),
+            served: Arc::clone(&made.served),
+            entry: Arc::clone(entry),
+            policy,
+            is_default: choice.is_default,
+        })
+    }
+
+    /// The certificate that a client gets for a name, or for none, if it can check any key.
+    pub(crate) fn find(&self, name: Option<&str>) -> Option<&Arc<Entry>> {
+        let choice = self.index.choose(&Offer::of_all_kinds(name)).ok()?;
+        self.entries.get(choice.entry as usize)
+    }
+
+    /// The policy for a name, or for none.
+    pub(crate) fn policy_of(&self, name: Option<&str>) -> u32 {
+        name.and_then(|name| self.policy_by_name.get(name)).copied().unwrap_or(0)
+    }
+
+    /// Tells apart policies under which clients have to show different things.
+    pub(crate) fn class_of(&self, policy: u32) -> u32 {
+        self.policies[policy as usize].class
+    }
+
+    /// Whether what clients have to show depends on the name.
+    pub(crate) fn policies_differ(&self) -> bool {
+        self.policies_differ
+    }
+
+    pub(crate) fn client_policy(&self, policy: u32) -> &Arc<ClientPolicy> {
+        &self.policies[policy as usize].client
+    }
+
+    /// Whether a certificate is for `name` itself, not as the default.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.index.knows(name)
+    }
+
+    /// How many names there are certificates for.
+    pub(crate) fn names(&self) -> usize {
+        self.index.len()
+    }
+
+    fn made<'a>(
+        &'a self,
+        index: u32,
+        policy: u32,
+        entry: &'a Entry,
+        now: SystemTime,
+    ) -> Result<&'a Made, &'a Arc<rustls::Error>> {
+        let stapled = entry.has_staple(now);
+        let mut slot = &self.served[index as usize];
+        loop {
+            let made = match slot.get() {
+                Some(made) => made,
+                None => {
+                    let certified = if stapled { entry.stapled(now) } else { entry.certified() };
+                    let made = self.make(policy, stapled, entry, Arc::clone(certified?));
+                    slot.get_or_init(|| Box::new(made))
+                }
+            };
+            // Another thread may have put what it needed here.
+            if made.policy == policy && made.stapled == stapled {
+                return Ok(made);
+            }
+            slot = &made.next;
+        }
+    }
+
+    fn make(&self, policy: u32, stapled: bool, entry: &Entry, key: Arc<CertifiedKey>) -> Made {
+        let rules = &self.policies[policy as usize];
+        let mut config = rules.template.clone();
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
+        let source = Arc::clone(&entry.source);
+        let served = ServedCertificate::new(source, entry.not_after, self.number, self.loaded_at)
+            .with_client_auth(rules.client.mode);
+        Made {
+            policy,
+            stapled,
+            config: Arc::new(config),
+            served: Arc::new(served),
+            next: OnceLock::new(),
+        }
+    }
+}
+
+fn load_policies(
+    config: &Config,
+    tickets: &TicketKeys,
+    now: SystemTime,
+    notices: &mut Vec<Notice>,
+) -> Result<(Box<[Policy]>, NameMap<u32>), StoreError> {
+    let mut loaded: Vec<(&crate::ClientAuth, Arc<ClientPolicy>)> = Vec::new();
+    let mut policies = Vec::with_capacity(config.hosts.len() + 1);
+    let mut by_name = NameMap::with_capacity(config.hosts.len());
+    let default = (&config.client_auth, config.settings.protocols());
+    let hosts = config.hosts.iter().map(|host| {
+        let auth = host.rules.client_auth.as_ref().unwrap_or(&config.client_auth);
+        (auth, host.rules.alpn.as_deref().unwrap_or(default.1))
+    });
+    for (auth, alpn) in std::iter::once(default).chain(hosts) {
+        let class = match loaded.iter().position(|(known, _)| *known == auth) {
+            Some(class) => class,
+            None => {
+                let (policy, found) = auth.load(now)?;
+                notices.extend(found.into_iter().map(Notice::Trust));
+                loaded.push((auth, Arc::new(policy)));
+                loaded.len() - 1
+            }
+        };
+        let client = Arc::clone(&loaded[class].1);
+        let template = template(config, &client, tickets, alpn)?;
+        policies.push(Policy { client, class: class as u32, template });
+    }
+    for (policy, host) in (1..).zip(&config.hosts) {
+        for name in &host.names {
+            by_name.insert(name, policy);
+        }
+    }
+    Ok((policies.into_boxed_slice(), by_name))
+}
+
+/// What all handshakes under a policy have in common.
+fn template(
+    config: &Config,
+    client: &ClientPolicy,
+    tickets: &TicketKeys,
+    alpn: &[Vec<u8>],
+) -> Result<ServerConfig, StoreError> {
+    let settings = &config.settings;
+    let time = Arc::new(WallTime(Arc::clone(&config.clock)));
+    let builder = ServerConfig::builder_with_details(Arc::clone(settings.provider()), time)
+        .with_protocol_versions(settings.versions())
+        .map_err(|error| crate::SettingsError::Unfit(error.to_string()))?;
+    let mut template = builder
+        .with_client_cert_verifier(Arc::clone(&client.verifier))
+        .with_cert_resolver(Arc::new(NotChosen));
+    // Tickets do all that a cache of sessions does, and any instance can open them.
+    template.session_storage = Arc::new(NoServerSessionStorage {});
+    template.ticketer = tickets.ticketer(client.trust, Arc::clone(&config.clock));
+    template.alpn_protocols = alpn.to_vec();
+    template.ignore_client_order = settings.is_server_order();
+    if let Some(log) = settings.key_log() {
+        template.key_log = Arc::clone(log);
+    }
+    Ok(template)
+}
+
+/// Stands in a template for the certificate that is chosen later.
+#[derive(Debug)]
+struct NotChosen;
+
+impl ResolvesServerCert for NotChosen {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}
+
+#[derive(Debug)]
+struct WallTime(Arc<dyn Clock>);
+
+impl TimeProvider for WallTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.0.now().duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}

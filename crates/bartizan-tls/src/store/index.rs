@@ -1,0 +1,281 @@
+//! Finding the certificate for a name, and the rules for it. Pure.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::name::{Pattern, fold, parent};
+
+/// Values by name: exact first, then by a wildcard of one label.
+#[derive(Debug)]
+pub(crate) struct NameMap<T> {
+    names: HashMap<Box<str>, T>,
+}
+
+impl<T> NameMap<T> {
+    pub(crate) fn with_capacity(names: usize) -> Self {
+        Self { names: HashMap::with_capacity(names) }
+    }
+
+    /// The value of the folded `name` itself.
+    fn exact(&self, name: &str) -> Option<&T> {
+        // What begins with a dot is how wildcards are kept, and no name.
+        if name.starts_with('.') { None } else { self.names.get(name) }
+    }
+
+    /// The value of the wildcard that stands for the folded `name`.
+    fn wildcard(&self, name: &str) -> Option<&T> {
+        self.names.get(parent(name)?)
+    }
+
+    /// The value of `name`, in any case.
+    pub(crate) fn get(&self, name: &str) -> Option<&T> {
+        let name = fold(name);
+        self.exact(&name).or_else(|| self.wildcard(&name))
+    }
+
+    /// Sets the value of `name` unless it has one; gives the old one back then.
+    pub(crate) fn insert(&mut self, name: &Pattern, value: T) -> Option<&T> {
+        match self.names.entry(name.key().into()) {
+            Entry::Vacant(free) => {
+                free.insert(value);
+                None
+            }
+            Entry::Occupied(taken) => Some(taken.into_mut()),
+        }
+    }
+
+    fn get_mut(&mut self, name: &Pattern) -> Option<&mut T> {
+        self.names.get_mut(name.key())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.names.len()
+    }
+}
+
+/// The kind of a certificate's key, in the order in which one is preferred to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519.
+    Ed25519,
+    /// ECDSA on P-521.
+    P521,
+    /// RSA.
+    Rsa,
+}
+
+impl KeyKind {
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// The kind as text, e.g. `P-256`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::P521 => "P-521",
+            Self::Ed25519 => "Ed25519",
+            Self::Rsa => "RSA",
+        }
+    }
+}
+
+/// What a client offers, as far as the choice of a certificate depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer<'a> {
+    sni: Option<&'a str>,
+    /// A bit for each kind of key whose signatures the client can check.
+    kinds: u8,
+}
+
+impl<'a> Offer<'a> {
+    /// An offer with these signature schemes and cipher suites, by IANA's numbers.
+    pub(crate) fn new(
+        sni: Option<&'a str>,
+        signature_schemes: impl IntoIterator<Item = u16>,
+        cipher_suites: impl IntoIterator<Item = u16>,
+    ) -> Self {
+        let by_scheme = signature_schemes.into_iter().map(|scheme| match scheme {
+            0x0403 => KeyKind::P256.bit(),
+            0x0503 => KeyKind::P384.bit(),
+            0x0603 => KeyKind::P521.bit(),
+            0x0807 => KeyKind::Ed25519.bit(),
+            // PSS with the hashes of TLS 1.3, and PKCS #1, which only TLS 1.2 takes.
+            0x0804..=0x0806 | 0x0401 | 0x0501 | 0x0601 => KeyKind::Rsa.bit(),
+            _ => 0,
+        });
+        let by_suite = cipher_suites.into_iter().map(|suite| match suite {
+            // In TLS 1.3, suites say nothing about keys.
+            0x1301..=0x1305 => u8::MAX,
+            0xc02b | 0xc02c | 0xcca9 => !KeyKind::Rsa.bit(),
+            0xc02f | 0xc030 | 0xcca8 => KeyKind::Rsa.bit(),
+            _ => 0,
+        });
+        let any = |bits: &mut dyn Iterator<Item = u8>| bits.fold(0, |all, bit| all | bit);
+        Self { sni, kinds: any(&mut { by_scheme }) & any(&mut { by_suite }) }
+    }
+
+    /// An offer that takes every kind of key.
+    pub(crate) fn of_all_kinds(sni: Option<&'a str>) -> Self {
+        Self { sni, kinds: u8::MAX }
+    }
+
+    fn accepts(&self, kind: KeyKind) -> bool {
+        self.kinds & kind.bit() != 0
+    }
+}
+
+/// The certificates for one name, at most one of each kind of key, the preferred one first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Candidates {
+    One((KeyKind, u32)),
+    Several(Box<[(KeyKind, u32)]>),
+}
+
+impl Candidates {
+    /// Adds a certificate. One of the same kind that is there already stays, and is given back.
+    fn add(&mut self, kind: KeyKind, entry: u32) -> Option<u32> {
+        if let Some((_, first)) = self.as_slice().iter().find(|(k, _)| *k == kind) {
+            return Some(*first);
+        }
+        let mut all = self.as_slice().to_vec();
+        all.push((kind, entry));
+        all.sort();
+        *self = Self::Several(all.into_boxed_slice());
+        None
+    }
+
+    fn as_slice(&self) -> &[(KeyKind, u32)] {
+        match self {
+            Self::One(only) => std::slice::from_ref(only),
+            Self::Several(all) => all,
+        }
+    }
+}
+
+/// Certificates by name and kind of key.
+///
+/// A look-up tries the exact name, then the wildcard of one label, then the default; among the
+/// certificates of a name it takes the first that the client can check. Where the exact name has
+/// none such but the wildcard has, the wildcard's serves.
+#[derive(Debug)]
+pub(crate) struct CertIndex {
+    names: NameMap<Candidates>,
+    default: Option<Candidates>,
+    strict: bool,
+}
+
+/// Why no certificate is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoCertificate {
+    /// The client named no server, and names are insisted on.
+    NoName,
+    /// No certificate is for the name, and there is no default.
+    UnknownName,
+}
+
+/// A certificate for the name, and whether it is the default's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) entry: u32,
+    pub(crate) is_default: bool,
+}
+
+/// A later certificate that is never chosen for a name, because an earlier one is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shadowed {
+    pub(crate) name: Pattern,
+    pub(crate) first: u32,
+    pub(crate) later: u32,
+}
+
+impl CertIndex {
+    /// Indexes certificates in the order in which they were loaded: the first for a name and kind
+    /// of key is the one. The very first is the default, and so is the first of each other kind
+    /// that has a name with it in common.
+    pub(crate) fn build<'a>(
+        certs: impl ExactSizeIterator<Item = (KeyKind, &'a [Pattern])>,
+        strict: bool,
+    ) -> (Self, Vec<Shadowed>) {
+        let mut names = NameMap::with_capacity(certs.len());
+        let mut shadowed = Vec::new();
+        let mut default: Option<(Candidates, &[Pattern])> = None;
+        for (entry, (kind, patterns)) in (0..).zip(certs) {
+            for pattern in patterns {
+                let first = match names.get_mut(pattern) {
+                    None => {
+                        names.insert(pattern, Candidates::One((kind, entry)));
+                        None
+                    }
+                    Some(taken) => taken.add(kind, entry),
+                };
+                // A certificate may have a name twice.
+                if let Some(first) = first.filter(|first| *first != entry) {
+                    shadowed.push(Shadowed { name: pattern.clone(), first, later: entry });
+                }
+            }
+            match &mut default {
+                None => default = Some((Candidates::One((kind, entry)), patterns)),
+                Some((candidates, of)) if patterns.iter().any(|p| of.contains(p)) => {
+                    candidates.add(kind, entry);
+                }
+                Some(_) => {}
+            }
+        }
+        (Self { names, default: default.map(|(candidates, _)| candidates), strict }, shadowed)
+    }
+
+    /// Chooses by what the client offers.
+    pub(crate) fn choose(&self, offer: &Offer<'_>) -> Result<Choice, NoCertificate> {
+        let folded = offer.sni.map(fold);
+        let exact = folded.as_deref().and_then(|name| self.names.exact(name));
+        let wildcard = || folded.as_deref().and_then(|name| self.names.wildcard(name));
+        let fitting = |candidates: &Candidates| {
+            candidates.as_slice().iter().find(|(kind, _)| offer.accepts(*kind)).map(|(_, e)| *e)
+        };
+        let named = |entry| Choice { entry, is_default: self.is_default(entry) };
+        if let Some(entry) = exact.and_then(fitting) {
+            return Ok(named(entry));
+        }
+        let wildcard = wildcard();
+        if let Some(entry) = wildcard.and_then(fitting) {
+            return Ok(named(entry));
+        }
+        // For a name that is known, no other name's certificate will do. The client can check none
+        // of its own, and is told so in the handshake.
+        if let Some(known) = exact.or(wildcard) {
+            return Ok(named(known.as_slice()[0].1));
+        }
+        match &self.default {
+            Some(default) if !self.strict => {
+                let entry = fitting(default).unwrap_or(default.as_slice()[0].1);
+                Ok(Choice { entry, is_default: true })
+            }
+            _ if folded.is_some() => Err(NoCertificate::UnknownName),
+            _ => Err(NoCertificate::NoName),
+        }
+    }
+
+    /// Whether some certificate is for `name` itself, not as the default.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.names.get(name).is_some()
+    }
+
+    fn is_default(&self, entry: u32) -> bool {
+        self.default.iter().any(|d| d.as_slice().iter().any(|(_, e)| *e == entry))
+    }
+
+    /// How many names there are, wildcards counted as one.
+    pub(crate) fn len(&self) -> usize {
+        self.names.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! How TLS is spoken: versions, cipher suites, key exchange groups, ALPN.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{KeyLog, SupportedProtocolVersion};
+
+/// How TLS is spoken with clients. The default is right for nearly everybody.
+///
+/// | setting | default |
+/// | --- | --- |
+/// | versions | TLS 1.2 and 1.3 |
+/// | cipher suites | AES-256-GCM, AES-128-GCM, ChaCha20-Poly1305; with ECDHE in TLS 1.2; the client's order |
+/// | groups | X25519MLKEM768, X25519, P-256, P-384 |
+/// | ALPN | `h2`, `http/1.1` |
+/// | early data (0-RTT) | never: it can be replayed |
+/// | renegotiation, compression, RSA key exchange, CBC | rustls has none of them |
+/// | key log | none |
+#[derive(Clone)]
+pub struct TlsSettings {
+    provider: Arc<CryptoProvider>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    server_order: bool,
+    alpn: Vec<Vec<u8>>,
+    key_log: Option<Arc<dyn KeyLog>>,
+}
+
+impl TlsSettings {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            provider: Arc::new(aws_lc_rs::default_provider()),
+            versions: &BOTH,
+            server_order: false,
+            alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            key_log: None,
+        }
+    }
+
+    /// Speaks TLS 1.3 alone.
+    pub fn tls13_only(self) -> Self {
+        Self { versions: &TLS13, ..self }
+    }
+
+    /// Speaks TLS 1.2 alone.
+    pub fn tls12_only(self) -> Self {
+        Self { versions: &TLS12, ..self }
+    }
+
+    /// Allows these cipher suites and no others, by their IANA names, e.g.
+    /// `TLS13_AES_128_GCM_SHA256`, `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`.
+    ///
+    /// The order counts only with [`server_order`](Self::server_order).
+    ///
+    /// # Errors
+    ///
+    /// A name is not known; the error lists those that are.
+    pub fn cipher_suites<N: AsRef<str>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<Self, SettingsError> {
+        let all = aws_lc_rs::ALL_CIPHER_SUITES;
+        let name_of = |suite: &rustls::SupportedCipherSuite| suite.suite().as_str().unwrap_or("");
+        let suites = chosen(names, all, name_of, SettingsError::cipher_suite)?;
+        Arc::make_mut(&mut self.provider).cipher_suites = suites;
+        Ok(self)
+    }
+
+    /// Allows these groups for the key exchange and no others, the preferred one first, by their
+    /// names: `X25519MLKEM768`, `X25519`, `secp256r1`, `secp384r1`, `SECP256R1MLKEM768`, `MLKEM768`.
+    ///
+    /// # Errors
+    ///
+    /// A name is not known; the error lists those that are.
+    pub fn groups<N: AsRef<str>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<Self, SettingsError> {
+        let all = aws_lc_rs::ALL_KX_GROUPS;
+        let groups = chosen(names, all, |g| g.name().as_str().unwrap_or(""), SettingsError::group)?;
+        Arc::make_mut(&mut self.provider).kx_groups = groups;
+        Ok(self)
+    }
+
+    /// Prefers cipher suites in the order of the settings rather than in the client's.
+    ///
+    /// A client puts ChaCha20 first because it has no hardware for AES; the server's order takes no
+    /// notice of that.
+    pub fn server_order(self) -> Self {
+        Self { server_order: true, ..self }
+    }
+
+    /// Agrees on one of these protocols, the preferred one first. Hosts can have their own, see
+    /// [`HostRules`](crate::HostRules).
+    ///
+    /// A client that offers only others is refused (RFC 7301 §3.2); one that offers none is served.
+    pub fn alpn<P: AsRef<[u8]>>(self, protocols: impl IntoIterator<Item = P>) -> Self {
+        Self { alpn: protocols.into_iter().map(|p| p.as_ref().to_vec()).collect(), ..self }
+    }
+
+    /// Gives the secrets of every connection to `log`, so that somebody who has recorded the
+    /// traffic can read it. For the search of faults only.
+    ///
+    /// Nothing else turns this on; the environment variable `SSLKEYLOGFILE` does not, unless `log`
+    /// is rustls' `KeyLogFile`.
+    pub fn dangerous_key_log(self, log: Arc<dyn KeyLog>) -> Self {
+        Self { key_log: Some(log), ..self }
+    }
+
+    pub(crate) fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.provider
+    }
+
+    pub(crate) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
+        self.versions
+    }
+
+    pub(crate) fn protocols(&self) -> &[Vec<u8>] {
+        &self.alpn
+    }
+
+    pub(crate) fn is_server_order(&self) -> bool {
+        self.server_order
+    }
+
+    pub(crate) fn key_log(&self) -> Option<&Arc<dyn KeyLog>> {
+        self.key_log.as_ref()
+    }
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSettings")
+            .field("versions", &self.versions)
+            .field("key_log", &self.key_log.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A setting cannot be had. The programmer's or the operator's fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// A cipher suite is not known.
+    #[error("`{name}` is no cipher suite here; there are {}", known.join(", "))]
+    CipherSuite {
+        /// What was asked for; empty if nothing was.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// A key exchange group is not known.
+    #[error("`{name}` is no key exchange group here; there are {}", known.join(", "))]
+    Group {
+        /// What was asked for; empty if nothing was.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// The versions and the cipher suites do not go together.
+    #[error("the cipher suites and groups that are allowed fit none of the TLS versions: {0}")]
+    Unfit(String),
+}
+
+impl SettingsError {
+    fn cipher_suite(name: String, known: Vec<&'static str>) -> Self {
+        Self::CipherSuite { name, known }
+    }
+
+    fn group(name: String, known: Vec<&'static str>) -> Self {
+        Self::Group { name, known }
+    }
+}
+
+/// Of `all`, those with these names, in the order of the names.
+fn chosen<T: Copy, N: AsRef<str>>(
+    names: impl IntoIterator<Item = N>,
+    all: &[T],
+    name_of: impl Fn(&T) -> &'static str,
+    error: impl Fn(String, Vec<&'static str>) -> SettingsError,
+) -> Result<Vec<T>, SettingsError> {
+    let unknown = |name: &str| error(name.to_owned(), all.iter().map(&name_of).collect());
+    let mut found = Vec::new();
+    for name in names {
+        let name = name.as_ref();
+        let same = |item: &&T| name_of(item).eq_ignore_ascii_case(name);
+        found.push(*all.iter().find(same).ok_or_else(|| unknown(name))?);
+    }
+    if found.is_empty() { Err(unknown("")) } else { Ok(found) }
+}
+
+static BOTH: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+static TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+static TLS12: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_prefers_post_quantum_key_exchange() {
+        let groups = &TlsSettings::new().provider.kx_groups;
+        assert_eq!(groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
+    }
+
+    #[test]
+    fn what_is_named_is_what_is_allowed() {
+        let settings = TlsSettings::new()
+            .cipher_suites(["tls13_aes_128_gcm_sha256"])
+            .and_then(|s| s.groups(["secp256r1", "X25519"]))
+            .unwrap();
+        let suites: Vec<_> =
+            settings.provider.cipher_suites.iter().map(|s| s.suite().as_str().unwrap()).collect();
+        assert_eq!(suites, ["TLS13_AES_128_GCM_SHA256"]);
+        let groups: Vec<_> =
+            settings.provider.kx_groups.iter().map(|g| g.name().as_str().unwrap()).collect();
+        assert_eq!(groups, ["secp256r1", "X25519"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_with_what_is() {
+        let error = TlsSettings::new().cipher_suites(["RC4-MD5"]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("`RC4-MD5` is no cipher suite here; there are TLS13_"),
+            "{error}"
+        );
+        let error = TlsSettings::new().groups(["P-256"]).unwrap_err().to_string();
+        assert!(error.contains("secp256r1"), "{error}");
+        assert!(TlsSettings::new().groups::<&str>([]).is_err());
+    }
+}

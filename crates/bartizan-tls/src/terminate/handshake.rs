@@ -1,0 +1,366 @@
+//! One connection, from its first byte to the end of what serves it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::{fmt, io};
+
+use bartizan_net::{BoxError, Conn, ConnInfo, DrainWatch, TlsInfo};
+use pin_project_lite::pin_project;
+use rustls::server::{Acceptor, ServerConnection};
+use rustls::{HandshakeKind, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, LazyConfigAcceptor, StartHandshake};
+use tower_service::Service;
+
+use super::error::HandshakeError;
+use super::vigil::Vigil;
+use super::{Served, TlsTerminateLayer};
+use crate::admit::{Entering, HandshakeSlot};
+use crate::peer::client_identity;
+use crate::store::{Chosen, Generation, NoCertificate, Refusal, Scope, WithdrawnWhy};
+
+pin_project! {
+    /// Resolves when the connection passed to [`TlsTerminate`](crate::TlsTerminate) is finished.
+    ///
+    /// ```text
+    /// Waiting ─ a place ─▶ Hello ─ chosen ─▶ Finish ─▶ Serve
+    ///                        └ refused ─▶ Refuse
+    /// ```
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TerminateFuture<IO, S>
+    where
+        S: Service<Conn<TlsStream<IO>>>,
+    {
+        #[pin]
+        state: State<IO, S::Future>,
+        // Gone after the handshake: an idle connection should not carry a timer.
+        deadline: Option<Pin<Box<Sleep>>>,
+        inner: S,
+        handshake: Handshake,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<IO, F> {
+        Waiting { place: Entering, io: Option<IO> },
+        Hello { #[pin] hello: LazyConfigAcceptor<IO> },
+        Finish { #[pin] accept: Accept<IO> },
+        Refuse { io: IO, alert: Alert, error: Option<HandshakeError> },
+        Serve { #[pin] response: F },
+    }
+}
+
+struct Handshake {
+    layer: TlsTerminateLayer,
+    since: Instant,
+    info: Option<(ConnInfo, DrainWatch)>,
+    sni: Option<Arc<str>>,
+    slot: Option<HandshakeSlot>,
+    chosen: Option<(Arc<Generation>, Chosen)>,
+    vigil: Option<Box<Vigil>>,
+}
+
+impl<IO, S: Service<Conn<TlsStream<IO>>>> TerminateFuture<IO, S> {
+    pub(super) fn new(layer: TlsTerminateLayer, inner: S, conn: Conn<IO>) -> Self {
+        let (io, info, drain) = conn.into_parts();
+        let place = layer.limit.enter(info.peer().ip());
+        Self {
+            state: State::Waiting { place, io: Some(io) },
+            deadline: Some(Box::pin(sleep(layer.handshake_timeout))),
+            inner,
+            handshake: Handshake {
+                layer,
+                since: Instant::now(),
+                info: Some((info, drain)),
+                sni: None,
+                slot: None,
+                chosen: None,
+                vigil: None,
+            },
+        }
+    }
+}
+
+impl<IO, S: Service<Conn<TlsStream<IO>>>> fmt::Debug for TerminateFuture<IO, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TerminateFuture").finish_non_exhaustive()
+    }
+}
+
+impl<IO, S> Future for TerminateFuture<IO, S>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Conn<TlsStream<IO>>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<S::Response, HandshakeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let mut this = self.as_mut().project();
+            if let StateProj::Serve { response } = this.state.as_mut().project() {
+                if let Poll::Ready(result) = response.poll(cx) {
+                    return Poll::Ready(result.map_err(|e| HandshakeError::Handler(e.into())));
+                }
+                let Some(vigil) = &mut this.handshake.vigil else { return Poll::Pending };
+                let why = ready!(vigil.poll_end(cx));
+                return Poll::Ready(Err(this.handshake.withdraw(&why)));
+            }
+            match self.as_mut().poll_step(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(self.project().handshake.fail(error)));
+                }
+                Poll::Pending => {
+                    let this = self.project();
+                    let gone_wrong = ready!(this.handshake.poll_cut(this.deadline, cx));
+                    return Poll::Ready(Err(this.handshake.fail(gone_wrong)));
+                }
+            }
+        }
+    }
+}
+
+impl<IO, S> TerminateFuture<IO, S>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Conn<TlsStream<IO>>>,
+{
+    /// Goes one state on.
+    fn poll_step(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
+        let mut this = self.project();
+        let next = match this.state.as_mut().project() {
+            StateProj::Waiting { place, io } => {
+                this.handshake.slot = Some(ready!(Pin::new(place).poll(cx)));
+                let io = io.take().expect("a place is given once");
+                State::Hello { hello: LazyConfigAcceptor::new(Acceptor::default(), io) }
+            }
+            StateProj::Hello { hello } => {
+                let start = ready!(hello.poll(cx)).map_err(HandshakeError::from_io)?;
+                match this.handshake.choose(&start) {
+                    Ok(config) => State::Finish { accept: this.handshake.start(start, config) },
+                    Err(error) => {
+                        let alert = Alert::of(&error);
+                        State::Refuse { io: start.io, alert, error: Some(error) }
+                    }
+                }
+            }
+            StateProj::Refuse { io, alert, error } => {
+                // Whether it arrives or not, the handshake has failed for the same reason.
+                let _ = ready!(alert.poll_write(Pin::new(io), cx));
+                return Poll::Ready(Err(error.take().expect("a handshake is refused once")));
+            }
+            StateProj::Finish { accept } => {
+                let stream = ready!(accept.poll(cx)).map_err(HandshakeError::from_io)?;
+                let conn = this.handshake.finish(stream)?;
+                *this.deadline = None;
+                State::Serve { response: this.inner.call(conn) }
+            }
+            StateProj::Serve { .. } => return Poll::Pending,
+        };
+        this.state.set(next);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Handshake {
+    /// Ready when the handshake must go no further, for want of time or for the sake of others.
+    fn poll_cut(
+        &mut self,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<HandshakeError> {
+        if let Some(slot) = &mut self.slot
+            && slot.poll_displaced(cx).is_ready()
+        {
+            return Poll::Ready(HandshakeError::Displaced);
+        }
+        let Some(deadline) = deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(HandshakeError::Timeout { limit: self.layer.handshake_timeout })
+    }
+
+    /// Chooses what the client is served, out of one generation.
+    fn choose<IO>(
+        &mut self,
+        start: &StartHandshake<IO>,
+    ) -> Result<Arc<ServerConfig>, HandshakeError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let hello = start.client_hello();
+        self.sni = hello.server_name().map(|name| name.to_ascii_lowercase().into());
+        let store = match &self.layer.served {
+            Served::Config(config) => return Ok(Arc::clone(config)),
+            Served::Store(store) => store,
+        };
+        let generation = store.current();
+        let chosen = generation.choose(&hello, store.now()).map_err(|refusal| match refusal {
+            Refusal::Name(NoCertificate::UnknownName) => HandshakeError::UnknownName,
+            Refusal::Name(NoCertificate::NoName) => HandshakeError::NoName,
+            Refusal::Key { source, error } => HandshakeError::Key { certificate: source, error },
+        })?;
+        let config = Arc::clone(&chosen.config);
+        self.chosen = Some((generation, chosen));
+        Ok(config)
+    }
+
+    fn start<IO>(&self, start: StartHandshake<IO>, config: Arc<ServerConfig>) -> Accept<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let limit = self.layer.send_buffer_limit.get();
+        start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(limit)))
+    }
+
+    fn finish<IO>(&mut self, stream: TlsStream<IO>) -> Result<Conn<TlsStream<IO>>, HandshakeError> {
+        let tls = stream.get_ref().1;
+        let mut info = tls_info(tls, self.sni.clone());
+        info.handshake = self.since.elapsed();
+        let (mut conn, mut drain) = self.info.take().expect("a handshake finishes once");
+        if let Some((generation, chosen)) = self.chosen.take() {
+            info.served = Some(Arc::clone(&chosen.served));
+            if let Err(error) = self.trust(tls, &mut info, &generation, &chosen) {
+                // The event of the failure tells the peer.
+                self.info = Some((conn, drain));
+                return Err(error);
+            }
+            if let Some(vigil) = &self.vigil {
+                drain = drain.or(vigil.drain());
+            }
+            if let Served::Store(store) = &self.layer.served {
+                let sni = self.sni.clone();
+                let scope = Scope::new(Arc::clone(store.shared()), &generation, &chosen, sni);
+                conn.set_host_scope(Arc::new(scope));
+            }
+        }
+        self.layer.counts.note_completed(info.resumed);
+        self.slot = None;
+        conn.set_tls(info);
+        Ok(Conn::new(stream, conn).with_drain(drain))
+    }
+
+    /// Notes who the client is, whether that is still so, and how long it is going to be.
+    fn trust(
+        &mut self,
+        tls: &ServerConnection,
+        info: &mut TlsInfo,
+        generation: &Generation,
+        chosen: &Chosen,
+    ) -> Result<(), HandshakeError> {
+        let Served::Store(store) = &self.layer.served else { return Ok(()) };
+        let rules = store.withdrawal();
+        let mut expiry =
+            rules.on_server_expiry.then(|| (chosen.entry.not_after, WithdrawnWhy::ServerExpired));
+        if let Some(chain) = tls.peer_certificates().filter(|chain| !chain.is_empty()) {
+            // A session is resumed with the certificates that it was made with. The tickets of
+            // other roots and CRLs do not open, but time has passed.
+            if info.resumed
+                && let Err(error) =
+                    generation.client_policy(chosen.policy).verify(chain, store.now())
+            {
+                let reason = error.to_string().into();
+                return Err(HandshakeError::Distrusted { reason });
+            }
+            let client = Arc::new(client_identity(chain));
+            if rules.on_client_expiry
+                && let Some(at) = client.not_after
+            {
+                let sooner = expiry.as_ref().is_none_or(|(other, _)| at < *other);
+                if sooner {
+                    expiry = Some((at, WithdrawnWhy::ClientExpired));
+                }
+            }
+            info.client = Some(client);
+        }
+        let watched = info.client.is_some() && rules.on_trust_change;
+        if watched || expiry.is_some() {
+            let client = info.client.clone().filter(|_| watched);
+            let member = store.shared().live().join(client, chosen.policy);
+            member.catch_up(generation.number, &store.current(), store.now());
+            let clock = Arc::clone(store.clock());
+            self.vigil = Some(Box::new(Vigil::new(member, rules, clock, expiry)));
+        }
+        Ok(())
+    }
+
+    fn withdraw(&self, why: &WithdrawnWhy) -> HandshakeError {
+        let reason: Arc<str> = why.to_string().into();
+        tracing::info!(%reason, "TLS connection ended");
+        HandshakeError::Withdrawn { reason }
+    }
+
+    fn fail(&self, error: HandshakeError) -> HandshakeError {
+        let Some(reason) = error.reason() else { return error };
+        self.layer.counts.note_failed(reason);
+        let peer = self.info.as_ref().map(|(info, _)| tracing::field::display(info.peer()));
+        let (ms, sni) = (self.since.elapsed().as_millis() as u64, self.sni.as_deref());
+        let class = reason.as_str();
+        let cause = error.cause();
+        if reason.is_noise() {
+            // Port scans, probes and closed laptops: a line for each would fill the log.
+            tracing::debug!(peer, sni, ms, class, reason = %cause, "TLS handshake broken off");
+        } else if let HandshakeError::Key { error: wrong, .. } = &error {
+            tracing::error!(peer, sni, ms, class, reason = %cause, %wrong, "TLS handshake failed");
+        } else {
+            tracing::info!(peer, sni, ms, class, reason = %cause, "TLS handshake failed");
+        }
+        error
+    }
+}
+
+fn tls_info(tls: &ServerConnection, sni: Option<Arc<str>>) -> TlsInfo {
+    let mut info = TlsInfo::default();
+    info.sni = sni;
+    info.alpn = tls.alpn_protocol().map(Into::into);
+    info.version = tls.protocol_version().and_then(|version| match version {
+        rustls::ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+        rustls::ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+        other => other.as_str(),
+    });
+    info.cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    info.group = tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
+    info.resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+    info
+}
+
+/// A fatal alert in the clear, which rustls cannot be told to send before it has a certificate.
+struct Alert {
+    record: [u8; 7],
+    written: usize,
+}
+
+impl Alert {
+    fn of(error: &HandshakeError) -> Self {
+        let description = match error {
+            HandshakeError::UnknownName | HandshakeError::NoName => UNRECOGNIZED_NAME,
+            _ => INTERNAL_ERROR,
+        };
+        // RFC 8446 §5.1 and §6: type, legacy version, length, then level and description.
+        Self { record: [21, 3, 3, 0, 2, FATAL, description], written: 0 }
+    }
+
+    fn poll_write<IO: AsyncWrite>(
+        &mut self,
+        mut io: Pin<&mut IO>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.written < self.record.len() {
+            match ready!(io.as_mut().poll_write(cx, &self.record[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.written += n,
+            }
+        }
+        ready!(io.as_mut().poll_flush(cx))?;
+        io.poll_shutdown(cx)
+    }
+}
+
+const FATAL: u8 = 2;
+const INTERNAL_ERROR: u8 = 80;
+const UNRECOGNIZED_NAME: u8 = 112;
