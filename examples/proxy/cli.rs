@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, ValueEnum};
+use http::HeaderName;
 
 /// A TLS-terminating load balancer, made of bartizan's public parts.
 #[derive(Debug, Parser)]
@@ -18,9 +19,25 @@ pub(crate) struct Cli {
     #[arg(long, default_value = "terminate", value_parser = mode)]
     pub(crate) mode: String,
 
-    /// PEM bundle, or certificates whose key lies beside them as X.key or X.pem.key
+    /// PEM bundle (its key may lie beside it as X.key or X.pem.key) or directory of such
+    /// (repeatable); the first certificate is the default
     #[arg(long, value_name = "PATH", required = true)]
     pub(crate) certs: Vec<PathBuf>,
+
+    /// Refuse unknown or missing server names with the alert unrecognized_name
+    #[arg(long)]
+    pub(crate) strict_sni: bool,
+
+    #[command(flatten)]
+    pub(crate) client_auth: ClientAuthArgs,
+
+    /// Derive ticket keys from the secret in this file, at least 32 bytes, instead of at random
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ticket_secret: Option<PathBuf>,
+
+    /// OCSP responses to staple: off, or file for X.pem.ocsp beside X.pem
+    #[arg(long, value_name = "KIND", default_value = "file", value_parser = ocsp)]
+    pub(crate) ocsp: String,
 
     /// Application protocols to agree on, the preferred one first
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "h2,http/1.1", value_parser = protocol)]
@@ -104,6 +121,67 @@ pub(crate) struct Cli {
     pub(crate) log: String,
 }
 
+/// What clients have to show.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClientAuthArgs {
+    /// Authorities of client certificates, PEM
+    #[arg(id = "client_ca", long = "client-ca", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Whether clients are asked for certificates: off, optional, required
+    #[arg(id = "client_auth", long = "client-auth", value_name = "MODE", default_value = "off")]
+    pub(crate) mode: AuthMode,
+
+    /// Require certificates for these server names only
+    #[arg(
+        id = "client_auth_names",
+        long = "client-auth-names",
+        value_name = "A,B",
+        value_delimiter = ','
+    )]
+    pub(crate) names: Vec<String>,
+
+    /// Revocation list for client certificates, PEM or DER (repeatable)
+    #[arg(id = "client_crl", long = "client-crl", value_name = "FILE")]
+    pub(crate) crl: Vec<PathBuf>,
+
+    /// Pass the verified client's common name in this header, and remove what a client sends there
+    #[arg(id = "client_cn_header", long = "client-cn-header", value_name = "NAME")]
+    pub(crate) cn_header: Option<HeaderName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AuthMode {
+    Off,
+    Optional,
+    Required,
+}
+
+impl ClientAuthArgs {
+    /// Finds flags that would have no effect without others.
+    fn check(&self) -> Result<(), String> {
+        let off = self.mode == AuthMode::Off;
+        if off && (self.ca.is_some() || !self.crl.is_empty() || !self.names.is_empty()) {
+            return Err(
+                "--client-ca, --client-crl and --client-auth-names have no effect without \
+                        --client-auth optional or required"
+                    .to_owned(),
+            );
+        }
+        if !off && self.ca.is_none() {
+            return Err(
+                "--client-auth needs --client-ca, to say whose certificates are good".to_owned()
+            );
+        }
+        if !self.names.is_empty() && self.mode != AuthMode::Required {
+            return Err(
+                "--client-auth-names limits --client-auth required, and needs it".to_owned()
+            );
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
     None,
@@ -124,7 +202,7 @@ impl Cli {
         if let Some(flag) = flags.into_iter().find(|flag| UNBUILT.contains(&flag.as_str())) {
             return Err(format!("{flag} is not built yet in this version"));
         }
-        Self::try_parse().map_err(|error| {
+        let cli = Self::try_parse().map_err(|error| {
             if !error.use_stderr() {
                 error.exit(); // --help
             }
@@ -133,7 +211,9 @@ impl Cli {
             let what = what.split("\n\nFor more information").next().unwrap_or(what);
             let line = what.split_whitespace().collect::<Vec<_>>().join(" ");
             line.trim_start_matches("error: ").to_owned()
-        })
+        })?;
+        cli.client_auth.check()?;
+        Ok(cli)
     }
 }
 
@@ -204,6 +284,10 @@ fn balance(text: &str) -> Result<String, String> {
     one_of(&["leastconn", "random", "p2c", "first", "ewma", "ring", "maglev", "rendezvous"], name)
 }
 
+fn ocsp(text: &str) -> Result<String, String> {
+    if matches!(text, "off" | "file") { Ok(text.into()) } else { one_of(&["auto"], text) }
+}
+
 fn log(text: &str) -> Result<String, String> {
     if text == "off" { Ok(text.into()) } else { one_of(&["text", "json"], text) }
 }
@@ -217,15 +301,7 @@ fn unbuilt(what: &str) -> String {
 }
 
 /// Flags of the contract whose parts do not exist yet.
-const UNBUILT: [&str; 39] = [
-    "--strict-sni",
-    "--client-ca",
-    "--client-auth",
-    "--client-auth-names",
-    "--client-crl",
-    "--client-cn-header",
-    "--ticket-secret",
-    "--ocsp",
+const UNBUILT: [&str; 31] = [
     "--route",
     "--lint-routes",
     "--limit-source",

@@ -4,12 +4,12 @@
 //! proxy --certs site.pem --backend web1=10.0.0.1:80 --backend web2=10.0.0.2:80 --check tcp
 //! ```
 
+mod certs;
 mod cli;
 mod signals;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 /// Everything that can be wrong has been found out once it exists.
 struct Proxy {
     cli: Cli,
-    tls: TlsTerminateLayer,
+    certs: CertStore,
     cluster: Cluster,
     drain: Drain,
     workers: Workers,
@@ -66,18 +66,7 @@ struct Proxy {
 
 impl Proxy {
     fn new(cli: Cli) -> Result<Self, Box<dyn Error>> {
-        let [certs] = cli.certs.as_slice() else {
-            return Err("several --certs are not built yet in this version".into());
-        };
-        if certs.is_dir() {
-            let folder = certs.display();
-            return Err(
-                format!("{folder}: folders of --certs are not built yet in this version").into()
-            );
-        }
-        let tls = TlsTerminateLayer::new(identity(certs)?)
-            .alpn(&cli.alpn)
-            .handshake_timeout(cli.timeout_handshake);
+        let certs = certs::store(&cli)?;
         let cluster = cli
             .backend
             .iter()
@@ -92,11 +81,11 @@ impl Proxy {
         // Before anybody can read that it listens: a signal from then on must drain it.
         let control = Builder::new_current_thread().enable_all().build()?;
         let signals = control.block_on(async { Signals::catch() })?;
-        Ok(Self { cli, tls, cluster, drain, workers, control, signals })
+        Ok(Self { cli, certs, cluster, drain, workers, control, signals })
     }
 
     fn run(self) -> Result<(), Box<dyn Error>> {
-        let Self { cli, tls, cluster, drain, workers, control, signals } = self;
+        let Self { cli, certs, cluster, drain, workers, control, signals } = self;
         let checks = (cli.check == Check::Tcp).then(|| {
             Checks::tcp()
                 .every(cli.check_interval)
@@ -104,17 +93,21 @@ impl Proxy {
                 .rise(cli.rise)
                 .fall(cli.fall)
         });
+        let tls = TlsTerminateLayer::new(certs.clone()).handshake_timeout(cli.timeout_handshake);
+        let client_cert = client_cert(&cli);
         let (grace, checked) = (cli.drain, cluster.clone());
         // Not joined: it waits for signals for as long as the process lives.
         thread::Builder::new().name("control".into()).spawn(move || {
             control.block_on(async {
                 let _checks = checks.map(|checks| checked.check(checks));
-                signals.obey(drain, grace).await;
+                signals.obey(drain, grace, certs).await;
             })
         })?;
         workers.run(|worker| {
             let requests = ServiceBuilder::new()
+                .layer(HostGuardLayer::new())
                 .layer(ForwardedLayer::new())
+                .layer(client_cert.clone())
                 .layer(
                     BalanceLayer::new(cluster.clone(), RoundRobin::starting_at(worker.index))
                         .retries(cli.retries),
@@ -132,14 +125,11 @@ impl Proxy {
     }
 }
 
-/// `X.pem` with the key in it, or in `X.key`, or in `X.pem.key`.
-fn identity(certs: &Path) -> Result<Identity, bartizan::tls::LoadError> {
-    let mut appended = certs.as_os_str().to_owned();
-    appended.push(".key");
-    let beside = [PathBuf::from(appended), certs.with_extension("key")];
-    match beside.iter().find(|key| key.is_file() && *key != certs) {
-        Some(key) => Identity::from_pem_files(certs, key),
-        None => Identity::from_pem_file(certs),
+/// Backends may believe what they read of client certificates: what clients send there goes.
+fn client_cert(cli: &Cli) -> ClientCertLayer {
+    match &cli.client_auth.cn_header {
+        Some(field) => ClientCertLayer::only_common_name(field.clone()),
+        None => ClientCertLayer::strip_only(),
     }
 }
 

@@ -1,9 +1,10 @@
-//! SIGTERM and SIGINT drain, a second one ends at once.
+//! SIGTERM and SIGINT drain, a second one ends at once. SIGHUP loads certificates again.
 
 use std::io;
 use std::time::Duration;
 
 use bartizan::net::{Drain, Phase};
+use bartizan::tls::CertStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that the proxy obeys, caught from when this exists.
@@ -24,14 +25,16 @@ impl Signals {
     }
 
     /// Obeys them for as long as the process lives.
-    pub(crate) async fn obey(mut self, drain: Drain, grace: Duration) {
+    pub(crate) async fn obey(mut self, drain: Drain, grace: Duration, certs: CertStore) {
         let mut draining = None;
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.hangup.recv() => {
-                    tracing::warn!("reading certificates again on SIGHUP is not built yet");
+                    let certs = certs.clone();
+                    // What it finds wrong it logs itself.
+                    tokio::task::spawn_blocking(move || _ = certs.reload());
                     continue;
                 }
             }
