@@ -9,8 +9,9 @@ use bartizan_net::clock::{Clock, SystemClock};
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
-use crate::load::{self, LoadError, LoadProblem, Pem};
-use crate::store::{Chains, Entry, Parts, digest};
+use crate::load::{self, LoadError, LoadProblem};
+use crate::pem::{self, Pem};
+use crate::store::{Chains, Entry, Parts};
 
 /// A certificate chain with its private key: what a server proves its name with.
 ///
@@ -34,7 +35,7 @@ impl Identity {
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         let path = path.as_ref();
         let text = load::read_bytes(path)?;
-        Self::build(&[&text], load::parse(path, &text)?, None, &SystemClock)
+        Self::build(pem::parse(path, &text)?, None, &SystemClock)
     }
 
     /// Loads leaf and chain, in any order, out of one PEM file and the key out of another.
@@ -48,8 +49,8 @@ impl Identity {
     ) -> Result<Self, LoadError> {
         let (certs, key) = (certs.as_ref(), key.as_ref());
         let (cert_text, key_text) = (load::read_bytes(certs)?, load::read_bytes(key)?);
-        let (certs, key) = (load::parse(certs, &cert_text)?, load::parse(key, &key_text)?);
-        Self::build(&[&cert_text, &key_text], certs, Some(key), &SystemClock)
+        let (certs, key) = (pem::parse(certs, &cert_text)?, pem::parse(key, &key_text)?);
+        Self::build(certs, Some(key), &SystemClock)
     }
 
     /// Reads leaf, chain and key, in any order, out of PEM text. `name` stands for the file in
@@ -67,8 +68,8 @@ impl Identity {
     /// # Errors
     ///
     /// [`LoadError`] says which section, and what is wrong.
-    pub fn from_pem_at(name: &str, pem: &[u8], clock: &dyn Clock) -> Result<Self, LoadError> {
-        Self::build(&[pem], load::parse(Path::new(name), pem)?, None, clock)
+    pub fn from_pem_at(name: &str, text: &[u8], clock: &dyn Clock) -> Result<Self, LoadError> {
+        Self::build(pem::parse(Path::new(name), text)?, None, clock)
     }
 
     /// From when on the leaf is valid.
@@ -90,18 +91,13 @@ impl Identity {
         &self.entry
     }
 
-    fn build(
-        made_of: &[&[u8]],
-        certs: Pem,
-        key: Option<Pem>,
-        clock: &dyn Clock,
-    ) -> Result<Self, LoadError> {
+    fn build(certs: Pem, key: Option<Pem>, clock: &dyn Clock) -> Result<Self, LoadError> {
         let file = certs.path.clone();
         let key_file = key.as_ref().map_or_else(|| file.clone(), |key| key.path.clone());
         let source = file.display().to_string().into();
-        let digest = digest(made_of);
         let now = clock.now();
-        let parts = Parts { source, certs, key, issuers: None, ocsp: None, names: None, digest };
+        let parts =
+            Parts { source, certs, key, issuers: None, ocsp: None, names: None, seal: None };
         let entry = Entry::new(parts, &Chains::default(), now)?;
         if let Some(problem) = entry.date_problem(now) {
             return Err(LoadError::new(&file, Some(entry.sections.0 as usize), problem));

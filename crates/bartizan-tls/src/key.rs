@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use pkcs1::RsaPrivateKey;
-use pkcs8::PrivateKeyInfo;
 use pkcs8::der::Decode;
+use pkcs8::{ObjectIdentifier, PrivateKeyInfo};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use rustls::sign::SigningKey;
@@ -33,8 +33,9 @@ pub(crate) enum Format {
 
 impl KeyDer {
     pub(crate) fn new(format: Format, der: Vec<u8>) -> Self {
-        let der = Zeroizing::new(der);
-        Self { format, der: Zeroizing::new(der.as_slice().into()) }
+        // Without spare room, so that no copy is made and left behind.
+        debug_assert_eq!(der.len(), der.capacity());
+        Self { format, der: Zeroizing::new(der.into_boxed_slice()) }
     }
 
     /// Builds the key that signs. Costly: crypto is checked here.
@@ -55,20 +56,13 @@ impl KeyDer {
             Format::Sec1 => ec_matches(&self.der, None, spki),
             Format::Pkcs8 => {
                 let info = PrivateKeyInfo::try_from(&**self.der).ok()?;
-                let algorithm = info.algorithm.oid.to_string();
-                match algorithm.as_str() {
+                match info.algorithm.oid {
                     RSA => rsa_matches(info.private_key, spki),
-                    EC => {
-                        let curve = info.algorithm.parameters_oid().ok()?.to_string();
-                        ec_matches(info.private_key, Some(curve), spki)
-                    }
+                    EC => ec_matches(info.private_key, info.algorithm.parameters_oid().ok(), spki),
                     // Ed25519 in its usual form tells none.
-                    _ => {
+                    other => {
                         let public = info.public_key?;
-                        Some(
-                            algorithm == spki.algorithm.algorithm.to_id_string()
-                                && public == &*spki.subject_public_key.data,
-                        )
+                        Some(is(other, spki) && public == &*spki.subject_public_key.data)
                     }
                 }
             }
@@ -84,18 +78,21 @@ impl fmt::Debug for KeyDer {
 
 fn rsa_matches(der: &[u8], spki: &SubjectPublicKeyInfo<'_>) -> Option<bool> {
     let key = RsaPrivateKey::from_der(der).ok()?;
-    if spki.algorithm.algorithm.to_id_string() != RSA {
+    if !is(RSA, spki) {
         return Some(false);
     }
     let public = pkcs1::RsaPublicKey::from_der(&spki.subject_public_key.data).ok()?;
     Some(key.public_key() == public)
 }
 
-fn ec_matches(der: &[u8], curve: Option<String>, spki: &SubjectPublicKeyInfo<'_>) -> Option<bool> {
+fn ec_matches(
+    der: &[u8],
+    curve: Option<ObjectIdentifier>,
+    spki: &SubjectPublicKeyInfo<'_>,
+) -> Option<bool> {
     let key = EcPrivateKey::from_der(der).ok()?;
-    let curve = curve.or_else(|| Some(key.parameters?.named_curve()?.to_string()))?;
-    let of_spki = curve_of(spki);
-    if of_spki.as_deref() != Some(&curve) {
+    let curve = curve.or_else(|| key.parameters?.named_curve())?;
+    if !is_on(curve, spki) {
         return Some(false);
     }
     let public = key.public_key?;
@@ -106,31 +103,36 @@ fn ec_matches(der: &[u8], curve: Option<String>, spki: &SubjectPublicKeyInfo<'_>
 
 /// The kind of a certificate's key; `None` if it is none that is supported.
 pub(crate) fn kind_of(spki: &SubjectPublicKeyInfo<'_>) -> Option<KeyKind> {
-    match spki.algorithm.algorithm.to_id_string().as_str() {
-        RSA => Some(KeyKind::Rsa),
-        ED25519 => Some(KeyKind::Ed25519),
-        EC => match curve_of(spki)?.as_str() {
-            "1.2.840.10045.3.1.7" => Some(KeyKind::P256),
-            "1.3.132.0.34" => Some(KeyKind::P384),
-            "1.3.132.0.35" => Some(KeyKind::P521),
-            _ => None,
-        },
-        _ => None,
+    if is(RSA, spki) {
+        return Some(KeyKind::Rsa);
     }
+    if is(ED25519, spki) {
+        return Some(KeyKind::Ed25519);
+    }
+    CURVES.into_iter().find(|(curve, _)| is_on(*curve, spki)).map(|(_, kind)| kind)
 }
 
-fn curve_of(spki: &SubjectPublicKeyInfo<'_>) -> Option<String> {
-    if spki.algorithm.algorithm.to_id_string() != EC {
-        return None;
-    }
-    Some(spki.algorithm.parameters.as_ref()?.as_oid().ok()?.to_id_string())
+fn is(algorithm: ObjectIdentifier, spki: &SubjectPublicKeyInfo<'_>) -> bool {
+    spki.algorithm.algorithm.as_bytes() == algorithm.as_bytes()
+}
+
+fn is_on(curve: ObjectIdentifier, spki: &SubjectPublicKeyInfo<'_>) -> bool {
+    let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+    is(EC, spki) && named.is_some_and(|named| named.as_bytes() == curve.as_bytes())
 }
 
 /// RFC 8017 appendix C.
-const RSA: &str = "1.2.840.113549.1.1.1";
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
 /// RFC 5480 §2.1.1.
-const EC: &str = "1.2.840.10045.2.1";
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 
 /// RFC 8410 §3.
-const ED25519: &str = "1.3.101.112";
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+/// RFC 5480 §2.1.1.1.
+const CURVES: [(ObjectIdentifier, KeyKind); 3] = [
+    (ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7"), KeyKind::P256),
+    (ObjectIdentifier::new_unwrap("1.3.132.0.34"), KeyKind::P384),
+    (ObjectIdentifier::new_unwrap("1.3.132.0.35"), KeyKind::P521),
+];

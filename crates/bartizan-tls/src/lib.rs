@@ -30,6 +30,7 @@ mod key;
 mod load;
 mod ocsp;
 mod peer;
+mod pem;
 mod pem_source;
 mod signature;
 mod store;

@@ -1,30 +1,37 @@
-//! Reading PEM files, and saying what is wrong with them.
+//! Reading files, and saying what is wrong with them.
 
 use std::borrow::Cow;
+use std::fs::{self, File, Metadata};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
-use rustls::pki_types::pem::{self, PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::key::{Format, KeyDer};
 use crate::pem_source::PemSource;
-
-/// The certificates, keys and revocation lists of a PEM file, each with the number of its section, from 1.
-pub(crate) struct Pem {
-    pub(crate) path: PathBuf,
-    pub(crate) certs: Vec<(usize, CertificateDer<'static>)>,
-    pub(crate) keys: Vec<(usize, KeyDer)>,
-    pub(crate) crls: Vec<(usize, CertificateRevocationListDer<'static>)>,
-    /// The first encrypted key, which counts as none.
-    pub(crate) encrypted: Option<usize>,
-}
 
 /// The bytes of a file that may hold a key: overwritten when they are dropped.
 pub(crate) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, LoadError> {
-    let read = fs::read(path).map(Zeroizing::new);
-    read.map_err(|e| LoadError::new(path, None, LoadProblem::Unreadable(e)))
+    let mut bytes = Zeroizing::new(Vec::new());
+    read_into(path, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a file that may hold a key into a buffer that is used again and again, and tells what it
+/// looked like before.
+pub(crate) fn read_into(path: &Path, bytes: &mut Vec<u8>) -> Result<Metadata, LoadError> {
+    let unreadable = |e| LoadError::new(path, None, LoadProblem::Unreadable(e));
+    let mut file = File::open(path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    bytes.clear();
+    // A vector that grows while it is read into would leave parts of keys behind.
+    let room = usize::try_from(meta.len()).unwrap_or(usize::MAX).saturating_add(1);
+    if bytes.capacity() < room {
+        bytes.zeroize();
+        bytes.try_reserve_exact(room).map_err(|e| unreadable(e.into()))?;
+    }
+    file.read_to_end(bytes).map_err(unreadable)?;
+    Ok(meta)
 }
 
 /// What is in a source, as it stands.
@@ -34,95 +41,6 @@ pub(crate) fn bytes(source: &PemSource) -> Result<Cow<'_, [u8]>, LoadError> {
     }
     let unreadable = |e| LoadError::new(source.name(), None, LoadProblem::Unreadable(e));
     fs::read(source.name()).map(Cow::Owned).map_err(unreadable)
-}
-
-pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Pem, LoadError> {
-    let mut found = Pem {
-        path: path.to_owned(),
-        certs: Vec::new(),
-        keys: Vec::new(),
-        crls: Vec::new(),
-        encrypted: None,
-    };
-    for (number, section) in (1..).zip(Sections { rest: text }) {
-        let wrong = |what| LoadError::new(path, Some(number), LoadProblem::BadPem(what));
-        let section = section.map_err(wrong)?;
-        if is_encrypted(section) {
-            found.encrypted.get_or_insert(number);
-            continue;
-        }
-        let Some(item) = <(SectionKind, Vec<u8>)>::pem_slice_iter(section).next() else {
-            continue; // A kind that rustls does not know.
-        };
-        let (kind, der) = item.map_err(|error| wrong(describe(&error)))?;
-        match kind {
-            SectionKind::Certificate => found.certs.push((number, der.into())),
-            SectionKind::PrivateKey => {
-                found.keys.push((number, KeyDer::new(Format::Pkcs8, der)));
-            }
-            SectionKind::RsaPrivateKey => {
-                found.keys.push((number, KeyDer::new(Format::Pkcs1, der)));
-            }
-            SectionKind::EcPrivateKey => {
-                found.keys.push((number, KeyDer::new(Format::Sec1, der)));
-            }
-            SectionKind::Crl => found.crls.push((number, der.into())),
-            _ => {} // DH and EC parameters, requests: HAProxy files may hold them.
-        }
-    }
-    Ok(found)
-}
-
-/// The sections of a PEM text, from the BEGIN line to the END line, whatever they hold.
-///
-/// rustls' reader does not tell of sections that it passes over, so they could not be counted, and
-/// when an END line is missing it takes two sections for one. No error cites more than a label: the
-/// line may hold the key, where a key was pasted as one line.
-struct Sections<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Sections<'a> {
-    type Item = Result<&'a [u8], String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let text = self.rest;
-        let mut open: Option<(usize, &[u8])> = None;
-        let mut at = 0;
-        for line in text.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
-            let start = at;
-            at += line.len();
-            self.rest = &text[at..];
-            let line = line.trim_ascii_end();
-            match (line.strip_prefix(b"-----BEGIN "), open) {
-                (Some(_), Some((_, label))) => return Some(Err(missing_end(label))),
-                (Some(label), None) => match label.strip_suffix(b"-----") {
-                    Some(label) if is_label(label) => open = Some((start, label)),
-                    _ => return Some(Err("its BEGIN line is cut or garbled".to_owned())),
-                },
-                (None, Some((begin, label))) if is_end(line, label) => {
-                    return Some(Ok(&text[begin..at]));
-                }
-                (None, _) => {}
-            }
-        }
-        open.map(|(_, label)| Err(missing_end(label)))
-    }
-}
-
-/// RFC 7468 §2 labels, of which all in use are in capitals. Base64 would not pass for one.
-fn is_label(label: &[u8]) -> bool {
-    let fits = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b' ';
-    (1..=LONGEST_LABEL).contains(&label.len()) && label.iter().all(fits)
-}
-
-fn is_end(line: &[u8], label: &[u8]) -> bool {
-    let rest = line.strip_prefix(b"-----END ").and_then(|rest| rest.strip_prefix(label));
-    rest.is_some_and(|rest| rest.starts_with(b"-----"))
-}
-
-fn missing_end(label: &[u8]) -> String {
-    format!("the line `-----END {}-----` is missing", String::from_utf8_lossy(label))
 }
 
 /// A certificate or key cannot be used. The operator's fault, who is told what to do.
@@ -254,30 +172,3 @@ impl fmt::Display for Section {
         self.0.map_or(Ok(()), |n| write!(f, ", PEM section {n}"))
     }
 }
-
-fn describe(error: &pem::Error) -> String {
-    match error {
-        pem::Error::Base64Decode(what) => format!("it is not base64 ({what})"),
-        pem::Error::SectionTooLarge => "it is too large".to_owned(),
-        _ => "it is cut or garbled".to_owned(),
-    }
-}
-
-fn is_encrypted(section: &[u8]) -> bool {
-    // The marks are in the first two lines. The rest may be a list of many megabytes.
-    let head = &section[..section.len().min(HEAD)];
-    ENCRYPTED.iter().any(|mark| contains(head, mark))
-}
-
-fn contains(text: &[u8], mark: &str) -> bool {
-    text.windows(mark.len()).any(|window| window == mark.as_bytes())
-}
-
-/// PKCS#8 and the older OpenSSL form.
-const ENCRYPTED: [&str; 2] = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
-
-/// Room for a BEGIN line with the longest label, and for the line after it.
-const HEAD: usize = 256;
-
-/// More than any in use, and less than a line of base64.
-const LONGEST_LABEL: usize = 40;

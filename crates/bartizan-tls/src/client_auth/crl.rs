@@ -13,6 +13,7 @@ use super::notice::{TrustConcern, TrustNotice};
 use super::roots::Root;
 use crate::der::{self, BadDer, Elements, wall};
 use crate::load::{self, LoadError, LoadProblem};
+use crate::pem;
 use crate::pem_source::PemSource;
 use crate::signature::Signed;
 
@@ -139,7 +140,7 @@ fn ders(source: &PemSource) -> Result<Vec<Numbered>, LoadError> {
     if let [der::SEQUENCE, 0x80..=0xff, ..] = *bytes {
         return Ok(vec![(None, bytes.into_owned())]);
     }
-    let pem = load::parse(source.name(), &bytes)?;
+    let pem = pem::parse(source.name(), &bytes)?;
     if pem.crls.is_empty() {
         return Err(LoadError::new(&pem.path, None, LoadProblem::NoCrl));
     }

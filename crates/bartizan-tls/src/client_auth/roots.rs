@@ -10,7 +10,8 @@ use x509_parser::x509::X509Version;
 use super::notice::{TrustConcern, TrustNotice};
 use super::policy::unix;
 use crate::der::wall;
-use crate::load::{self, LoadError, LoadProblem, Pem};
+use crate::load::{self, LoadError, LoadProblem};
+use crate::pem::{self, Pem};
 use crate::pem_source::PemSource;
 
 /// An authority that is trusted while it is in date.
@@ -34,7 +35,7 @@ pub(super) fn load(
     now: SystemTime,
     notices: &mut Vec<TrustNotice>,
 ) -> Result<Vec<Root>, LoadError> {
-    let pem = load::parse(source.name(), &load::bytes(source)?)?;
+    let pem = pem::parse(source.name(), &load::bytes(source)?)?;
     if pem.certs.is_empty() {
         return Err(LoadError::new(&pem.path, None, LoadProblem::NoCertificate));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bartizan_net::clock::{Clock, SystemClock};
 use zeroize::Zeroizing;
@@ -180,7 +180,7 @@ impl CertStoreBuilder {
     /// [`ServedCertificate`](bartizan_net::ServedCertificate).
     pub fn pem(self, name: &str, pem: impl Into<Vec<u8>>) -> Self {
         let pem = Arc::new(Zeroizing::new(pem.into()));
-        self.source(Place::Memory { name: name.into(), pem }, None)
+        self.source(Place::Memory { name: name.into(), pem, made: OnceLock::new() }, None)
     }
 
     /// Adds a certificate that is loaded already.

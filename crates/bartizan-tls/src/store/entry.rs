@@ -14,9 +14,11 @@ use x509_parser::time::ASN1Time;
 use super::index::KeyKind;
 use super::name::Pattern;
 use super::notice::Notice;
+use crate::der::wall;
 use crate::key::{KeyDer, kind_of};
-use crate::load::{LoadError, LoadProblem, Pem};
+use crate::load::{LoadError, LoadProblem};
 use crate::ocsp::{self, Staple};
+use crate::pem::Pem;
 
 /// A certificate chain with its key, and what is known of it without any crypto.
 pub(crate) struct Entry {
@@ -25,8 +27,8 @@ pub(crate) struct Entry {
     pub(crate) patterns: Box<[Pattern]>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
-    /// SHA-256 of all that it was made of.
-    pub(crate) digest: [u8; 32],
+    /// How the files looked that it was made of, if they were settled.
+    pub(crate) seal: Option<u64>,
     pub(crate) notices: Box<[Notice]>,
     /// The PEM sections of leaf and key in their files, for errors.
     pub(crate) sections: (u32, u32),
@@ -46,10 +48,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) key: Option<Pem>,
     /// Certificates that may complete the chain.
     pub(crate) issuers: Option<Pem>,
-    pub(crate) ocsp: Option<(&'a Path, Vec<u8>)>,
+    pub(crate) ocsp: Option<(&'a Path, &'a [u8])>,
     /// Instead of the certificate's own names.
     pub(crate) names: Option<&'a [Pattern]>,
-    pub(crate) digest: [u8; 32],
+    pub(crate) seal: Option<u64>,
 }
 
 impl Entry {
@@ -59,65 +61,44 @@ impl Entry {
         chains: &Chains,
         now: SystemTime,
     ) -> Result<Self, LoadError> {
-        let file = parts.certs.path.clone();
         let key_pem = parts.key.as_mut().unwrap_or(&mut parts.certs);
         let key_file = key_pem.path.clone();
         let (key_section, key) = take_key(key_pem)?;
-        if parts.certs.certs.is_empty() {
+        let Pem { path: file, certs, .. } = parts.certs;
+        if certs.is_empty() {
             return Err(LoadError::new(&file, None, LoadProblem::NoCertificate));
         }
-        let own = parts.certs.certs.len();
-        let ders: Vec<_> = parts
-            .certs
-            .certs
-            .into_iter()
-            .chain(parts.issuers.into_iter().flat_map(|p| p.certs))
-            .collect();
-        let parsed = parse_all(&file, &ders)?;
-        let leaf = find_leaf(&parsed[..own], &key, &file, (&key_file, key_section))?;
-        let cert = &parsed[leaf];
-        let Some(kind) = kind_of(&cert.tbs_certificate.subject_pki) else {
-            let what = "keys are ECDSA on P-256, P-384 or P-521, RSA, or Ed25519".to_owned();
-            return Err(LoadError::new(&key_file, Some(key_section), LoadProblem::BadKey(what)));
-        };
-        let mut notices = Vec::new();
-        let order = chain_order(&parsed, leaf, own);
-        if !order.iter().copied().eq(0..order.len()) {
-            notices.push(Notice::ChainReordered { source: Arc::clone(&parts.source) });
-        }
-        notice_chain(&parsed, &order, &parts.source, &mut notices);
-        let patterns = match parts.names {
-            Some(names) => names.into(),
-            None => names_of(cert),
-        };
+        let own = certs.len();
+        let issuers = parts.issuers.into_iter().flat_map(|pem| pem.certs);
+        let ders: Vec<_> = certs.into_iter().chain(issuers).collect();
+        let found = examine(&ders, own, &key, &file, (&key_file, key_section))?;
+        let mut notices = found.notices(&parts.source);
+        let patterns = parts.names.map_or(found.patterns, Into::into);
         if patterns.is_empty() {
             notices.push(Notice::NoName { source: Arc::clone(&parts.source) });
         }
-        let validity = &cert.tbs_certificate.validity;
-        let (not_before, not_after) = (wall(&validity.not_before), wall(&validity.not_after));
-        let issuer = order.get(1).filter(|i| parsed[**i].subject() == cert.issuer());
-        let issuer = issuer.map(|i| &ders[*i].1);
+        let issuer = found.order.get(1).filter(|_| found.linked > 0).map(|i| &ders[*i].1);
         let staple = parts.ocsp.and_then(|(path, response)| {
-            match ocsp::check(&response, &ders[leaf].1, issuer, now) {
-                Ok(staple) => Some(Box::new(staple)),
-                Err(problem) => {
-                    notices.push(Notice::StapleLeftOut { path: path.to_owned(), problem });
-                    None
-                }
-            }
+            let checked = ocsp::check(response, &ders[found.order[0]].1, issuer, now);
+            let left_out = |problem| {
+                notices.push(Notice::StapleLeftOut { path: path.to_owned(), problem });
+            };
+            checked.map(Box::new).map_err(left_out).ok()
         });
-        let issuers = order[1..].iter().map(|i| shrunk(&ders[*i].1)).collect();
+        let section = ders[found.order[0]].0;
+        let mut ders: Vec<_> = ders.into_iter().map(|(_, der)| Some(der)).collect();
+        let mut in_order = found.order.iter().filter_map(|i| ders[*i].take());
         Ok(Self {
             source: parts.source,
-            kind,
+            kind: found.kind,
             patterns,
-            not_before,
-            not_after,
-            digest: parts.digest,
+            not_before: found.not_before,
+            not_after: found.not_after,
+            seal: parts.seal,
             notices: notices.into_boxed_slice(),
-            sections: (ders[leaf].0 as u32, key_section as u32),
-            leaf: shrunk(&ders[leaf].1),
-            issuers: chains.intern(issuers),
+            sections: (section as u32, key_section as u32),
+            leaf: in_order.next().expect("an order begins with the leaf"),
+            issuers: chains.intern(in_order.collect()),
             key,
             staple,
             certified: OnceLock::new(),
@@ -174,6 +155,11 @@ impl Entry {
     /// The chain, leaf first.
     pub(crate) fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         std::iter::once(&self.leaf).chain(self.issuers.iter())
+    }
+
+    /// Whether it is the same certificate.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.leaf == other.leaf
     }
 
     /// What is wrong with its dates now, as an error.
@@ -291,22 +277,65 @@ fn chain_order(certs: &[X509Certificate<'_>], leaf: usize, own: usize) -> Vec<us
     order
 }
 
-fn notice_chain(
-    certs: &[X509Certificate<'_>],
-    order: &[usize],
-    source: &Arc<str>,
-    notices: &mut Vec<Notice>,
-) {
-    let linked =
-        order.windows(2).take_while(|w| certs[w[1]].subject() == certs[w[0]].issuer()).count();
-    let last = &certs[order[linked]];
-    if linked + 1 < order.len() {
-        notices.push(Notice::StrayCertificate { source: Arc::clone(source) });
-    }
+/// What certificates and key tell when they are read side by side.
+struct Found {
+    kind: KeyKind,
+    patterns: Box<[Pattern]>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    /// The leaf, then its issuers, then the rest.
+    order: Vec<usize>,
+    /// How many issuers there are one above the other.
+    linked: usize,
+    /// Who issued the leaf, if that is not there.
+    missing: Option<String>,
+}
+
+fn examine(
+    ders: &[(usize, CertificateDer<'static>)],
+    own: usize,
+    key: &KeyDer,
+    file: &Path,
+    (key_file, key_section): (&Path, usize),
+) -> Result<Found, LoadError> {
+    let certs = parse_all(file, ders)?;
+    let leaf = find_leaf(&certs[..own], key, file, (key_file, key_section))?;
+    let cert = &certs[leaf];
+    let Some(kind) = kind_of(&cert.tbs_certificate.subject_pki) else {
+        let what = "keys are ECDSA on P-256, P-384 or P-521, RSA, or Ed25519".to_owned();
+        return Err(LoadError::new(key_file, Some(key_section), LoadProblem::BadKey(what)));
+    };
+    let order = chain_order(&certs, leaf, own);
+    let is_link = |pair: &&[usize]| certs[pair[1]].subject() == certs[pair[0]].issuer();
+    let linked = order.windows(2).take_while(is_link).count();
     // With an intermediate at hand, what is missing is as a rule the root, which clients have.
-    if linked == 0 && last.subject() != last.issuer() {
-        let issuer = last.issuer().to_string();
-        notices.push(Notice::IssuerMissing { source: Arc::clone(source), issuer });
+    let missing = linked == 0 && cert.subject() != cert.issuer();
+    let validity = &cert.tbs_certificate.validity;
+    Ok(Found {
+        kind,
+        patterns: names_of(cert),
+        not_before: wall(&validity.not_before),
+        not_after: wall(&validity.not_after),
+        linked,
+        missing: missing.then(|| cert.issuer().to_string()),
+        order,
+    })
+}
+
+impl Found {
+    fn notices(&self, source: &Arc<str>) -> Vec<Notice> {
+        let source = || Arc::clone(source);
+        let mut notices = Vec::new();
+        if !self.order.iter().copied().eq(0..self.order.len()) {
+            notices.push(Notice::ChainReordered { source: source() });
+        }
+        if self.linked + 1 < self.order.len() {
+            notices.push(Notice::StrayCertificate { source: source() });
+        }
+        if let Some(issuer) = &self.missing {
+            notices.push(Notice::IssuerMissing { source: source(), issuer: issuer.clone() });
+        }
+        notices
     }
 }
 
@@ -318,15 +347,6 @@ fn names_of(cert: &X509Certificate<'_>) -> Box<[Pattern]> {
         _ => None,
     };
     names.value.general_names.iter().filter_map(dns).collect()
-}
-
-/// A copy without spare room.
-fn shrunk(der: &CertificateDer<'_>) -> CertificateDer<'static> {
-    CertificateDer::from(der.as_ref().to_vec())
-}
-
-fn wall(time: &ASN1Time) -> SystemTime {
-    time.to_datetime().into()
 }
 
 /// A date as certificates have it, in words.

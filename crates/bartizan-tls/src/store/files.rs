@@ -5,18 +5,19 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use std::{fs, io, thread};
 
-use aws_lc_rs::digest as sha;
 use zeroize::Zeroizing;
 
 use super::entry::{Chains, Entry, Parts};
 use super::name::Pattern;
 use super::notice::Notice;
+use super::stamp::{Stamp, seal};
 use crate::load::{self, LoadError, LoadProblem};
+use crate::pem;
 
 /// Where certificates come from.
 #[derive(Clone)]
@@ -30,9 +31,11 @@ pub(crate) struct Source {
 pub(crate) enum Place {
     /// A file or a directory, whichever is there at the time.
     Path(PathBuf),
+    /// PEM text, and what was made of it.
     Memory {
         name: Arc<str>,
         pem: Arc<Zeroizing<Vec<u8>>>,
+        made: OnceLock<Arc<Entry>>,
     },
     Ready(Arc<Entry>),
 }
@@ -41,6 +44,8 @@ pub(crate) enum Place {
 pub(crate) struct Loading<'a> {
     pub(crate) staple: bool,
     pub(crate) now: SystemTime,
+    /// The time by the clock that files are dated by.
+    pub(crate) settled: SystemTime,
     /// Entries that are served already, by their source.
     pub(crate) known: HashMap<&'a str, &'a Arc<Entry>>,
 }
@@ -48,8 +53,19 @@ pub(crate) struct Loading<'a> {
 /// A certificate to be loaded.
 enum Job<'a> {
     File { cert: PathBuf, beside: Beside, names: Option<&'a [Pattern]>, in_directory: bool },
-    Memory { name: &'a Arc<str>, pem: &'a [u8], names: Option<&'a [Pattern]> },
+    Memory(&'a Source),
     Ready(&'a Arc<Entry>),
+}
+
+/// Buffers for what is read, used again for the next: they hold keys, and to overwrite them each
+/// time would cost more than to parse them.
+#[derive(Default)]
+struct Buffers {
+    cert: Zeroizing<Vec<u8>>,
+    key: Zeroizing<Vec<u8>>,
+    issuer: Zeroizing<Vec<u8>>,
+    ocsp: Zeroizing<Vec<u8>>,
+    base64: Zeroizing<Vec<u8>>,
 }
 
 /// Where the side files of a certificate are.
@@ -77,14 +93,15 @@ pub(crate) fn load(
             Place::Path(path) => {
                 list(path, names, &mut jobs, &mut seen).map_err(|error| (error, 0))?;
             }
-            Place::Memory { name, pem } => jobs.push(Job::Memory { name, pem, names }),
+            Place::Memory { .. } => jobs.push(Job::Memory(source)),
             Place::Ready(entry) => jobs.push(Job::Ready(entry)),
         }
     }
     let chains = Chains::default();
     let mut errors = Vec::new();
     let mut entries = Vec::with_capacity(jobs.len());
-    for loaded in in_parallel(&jobs, |job| job.load(loading, &chains)) {
+    let work = |buffers: &mut Buffers, job: &Job<'_>| job.load(loading, &chains, buffers);
+    for loaded in in_parallel(&jobs, work) {
         match loaded {
             Ok(entry) => entries.push(entry),
             Err(error) => errors.push(error),
@@ -94,94 +111,93 @@ pub(crate) fn load(
     errors.into_iter().next().map_or(Ok(entries), |first| Err((first, further)))
 }
 
-/// SHA-256 over parts whose borders count.
-pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = sha::Context::new(&sha::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_le_bytes());
-        context.update(part);
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(context.finish().as_ref());
-    out
-}
-
 impl Job<'_> {
-    fn load(&self, loading: &Loading<'_>, chains: &Chains) -> Result<Arc<Entry>, LoadError> {
+    fn load(
+        &self,
+        loading: &Loading<'_>,
+        chains: &Chains,
+        buffers: &mut Buffers,
+    ) -> Result<Arc<Entry>, LoadError> {
         match self {
             Self::Ready(entry) => Ok(Arc::clone(entry)),
-            Self::Memory { name, pem, names } => {
-                let parts = [*pem, &names_digest(*names)];
-                if let Some(known) = loading.unchanged(name, &digest(&parts)) {
-                    return Ok(known);
+            Self::Memory(Source { place: Place::Memory { name, pem, made }, names }) => {
+                if let Some(made) = made.get() {
+                    return Ok(Arc::clone(made));
                 }
-                let certs = load::parse(Path::new(&***name), pem)?;
-                let source = Arc::clone(name);
-                let digest = digest(&parts);
+                let certs = pem::parse(Path::new(&**name), pem)?;
                 let parts = Parts {
-                    source,
+                    source: Arc::clone(name),
                     certs,
                     key: None,
                     issuers: None,
                     ocsp: None,
-                    names: *names,
-                    digest,
+                    names: names.as_deref(),
+                    seal: None,
                 };
-                checked(parts, false, loading, chains)
+                let entry = checked(parts, false, loading, chains)?;
+                Ok(Arc::clone(made.get_or_init(|| entry)))
             }
+            Self::Memory(_) => unreachable!("only what is in memory is such a job"),
             Self::File { cert, beside, names, in_directory } => {
-                load_file(cert, beside, *names, *in_directory, loading, chains)
+                if let Some(known) = loading.unchanged(cert, beside) {
+                    return Ok(known);
+                }
+                let parts = read_parts(cert, beside, loading, buffers)?;
+                checked(Parts { names: *names, ..parts }, *in_directory, loading, chains)
             }
         }
     }
 }
 
 impl Loading<'_> {
-    /// The entry that is served from there already, if it was made of the same and would be again.
-    fn unchanged(&self, source: &str, digest: &[u8; 32]) -> Option<Arc<Entry>> {
-        let known = self.known.get(source)?;
-        let same = known.digest == *digest && !known.notices.iter().any(Notice::may_pass);
+    /// The entry that is served from there already, if nothing about its files has changed and it
+    /// would be the same if it were made again.
+    fn unchanged(&self, cert: &Path, beside: &Beside) -> Option<Arc<Entry>> {
+        let known = self.known.get(&*cert.to_string_lossy())?;
+        let look = |side: &Option<PathBuf>| side.as_deref().and_then(Stamp::look);
+        let stamps =
+            [Stamp::look(cert), look(&beside.key), look(&beside.issuer), look(&beside.ocsp)];
+        let same = known.seal.is_some()
+            && known.seal == seal(&stamps, self.settled)
+            && !known.notices.iter().any(Notice::may_pass);
         same.then(|| Arc::clone(known))
     }
 }
 
-fn load_file(
+/// Reads a certificate with what is beside it.
+fn read_parts<'a>(
     cert: &Path,
-    beside: &Beside,
-    names: Option<&[Pattern]>,
-    in_directory: bool,
+    beside: &'a Beside,
     loading: &Loading<'_>,
-    chains: &Chains,
-) -> Result<Arc<Entry>, LoadError> {
-    let text = load::read_bytes(cert)?;
-    let key = beside.key.as_deref().map(load::read_bytes).transpose()?;
-    let issuer = beside.issuer.as_deref().map(load::read_bytes).transpose()?;
-    let ocsp = beside.ocsp.as_deref().filter(|_| loading.staple);
-    let response = ocsp.map(load::read_bytes).transpose()?;
-    let digest =
-        digest(&[&text, bytes(&key), bytes(&issuer), bytes(&response), &names_digest(names)]);
-    let source = cert.display().to_string();
-    if let Some(known) = loading.unchanged(&source, &digest) {
-        return Ok(known);
-    }
-    let certs = load::parse(cert, &text)?;
+    buffers: &'a mut Buffers,
+) -> Result<Parts<'a>, LoadError> {
+    let Buffers { cert: text, key, issuer, ocsp, base64 } = buffers;
+    let read = |side: &Option<PathBuf>, buffer: &mut Vec<u8>| {
+        let meta = side.as_deref().map(|side| load::read_into(side, buffer)).transpose()?;
+        Ok::<_, LoadError>(meta.as_ref().map(Stamp::of))
+    };
+    let stamps = [
+        Some(Stamp::of(&load::read_into(cert, text)?)),
+        read(&beside.key, key)?,
+        read(&beside.issuer, issuer)?,
+        read(&beside.ocsp, ocsp)?,
+    ];
+    let certs = pem::parse_with(cert, text, base64)?;
     // A key in the file itself comes first, as with HAProxy.
-    let key = match (&beside.key, &key) {
-        (Some(path), Some(key)) if certs.keys.is_empty() => Some(load::parse(path, key)?),
-        _ => None,
-    };
-    let issuers = match (&beside.issuer, &issuer) {
-        (Some(path), Some(issuer)) => Some(load::parse(path, issuer)?),
-        _ => None,
-    };
-    let ocsp = ocsp.zip(response.map(|response| response.to_vec()));
-    let source = source.into();
-    let parts = Parts { source, certs, key, issuers, ocsp, names, digest };
-    checked(parts, in_directory, loading, chains)
-}
-
-fn bytes(side: &Option<Zeroizing<Vec<u8>>>) -> &[u8] {
-    side.as_ref().map_or(&[], |bytes| bytes.as_slice())
+    let own_key = !certs.keys.is_empty();
+    let key =
+        beside.key.as_ref().filter(|_| !own_key).map(|path| pem::parse_with(path, key, base64));
+    let issuers = beside.issuer.as_ref().map(|path| pem::parse_with(path, issuer, base64));
+    let response = beside.ocsp.as_deref().filter(|_| loading.staple);
+    Ok(Parts {
+        source: cert.to_string_lossy().into(),
+        certs,
+        key: key.transpose()?,
+        issuers: issuers.transpose()?,
+        ocsp: response.map(|path| (path, ocsp.as_slice())),
+        names: None,
+        seal: seal(&stamps, loading.settled),
+    })
 }
 
 /// Makes the entry. A certificate that is named by itself must be valid when it comes; one among
@@ -195,8 +211,7 @@ fn checked(
 ) -> Result<Arc<Entry>, LoadError> {
     let file = parts.certs.path.clone();
     let entry = Entry::new(parts, chains, loading.now)?;
-    let is_served =
-        loading.known.get(&*entry.source).is_some_and(|known| known.digest == entry.digest);
+    let is_served = loading.known.get(&*entry.source).is_some_and(|known| known.is_same(&entry));
     if !in_directory
         && !is_served
         && let Some(problem) = entry.date_problem(loading.now)
@@ -204,11 +219,6 @@ fn checked(
         return Err(LoadError::new(&file, Some(entry.sections.0 as usize), problem));
     }
     Ok(Arc::new(entry))
-}
-
-fn names_digest(names: Option<&[Pattern]>) -> Vec<u8> {
-    let keys = names.unwrap_or_default().iter().map(Pattern::key);
-    keys.flat_map(|key| key.bytes().chain([0])).collect()
 }
 
 /// Finds the files of `path`, if they have not been found before.
@@ -299,22 +309,27 @@ fn is_cert(name: &OsStr) -> bool {
     !hidden && !extension.is_some_and(|e| SIDE_FILES.iter().any(|side| e == *side))
 }
 
-/// Does `work` on each of `items`, on all cores, and keeps their order.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// Does `work` on each of `items`, on all cores, and keeps their order. Each core has buffers.
+fn in_parallel<T: Sync, R: Send, B: Default>(
+    items: &[T],
+    work: impl Fn(&mut B, &T) -> R + Sync,
+) -> Vec<R> {
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = cores.min(items.len() / WORTH_A_THREAD + 1);
     if threads == 1 {
-        return items.iter().map(work).collect();
+        let mut buffers = B::default();
+        return items.iter().map(|item| work(&mut buffers, item)).collect();
     }
     let chunks: Vec<&[T]> = items.chunks(WORTH_A_THREAD).collect();
     let next = AtomicUsize::new(0);
     let mut done: Vec<(usize, Vec<R>)> = thread::scope(|scope| {
         let take = || {
-            let mut mine = Vec::new();
+            let (mut mine, mut buffers) = (Vec::new(), B::default());
             while let at = next.fetch_add(1, Ordering::Relaxed)
                 && let Some(chunk) = chunks.get(at)
             {
-                mine.push((at, chunk.iter().map(&work).collect()));
+                let done = chunk.iter().map(|item| work(&mut buffers, item)).collect();
+                mine.push((at, done));
             }
             mine
         };

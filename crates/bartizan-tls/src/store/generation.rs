@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bartizan_net::ServedCertificate;
-use bartizan_net::clock::Clock;
+use bartizan_net::clock::{Clock, SystemClock};
 use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -76,7 +76,8 @@ impl Generation {
     pub(crate) fn load(config: &Config, previous: Option<&Self>) -> Result<Self, StoreError> {
         let now = config.clock.now();
         let known = previous.iter().flat_map(|p| p.entries.iter()).map(|e| (&*e.source, e));
-        let loading = Loading { staple: config.staple, now, known: known.collect() };
+        let settled = SystemClock.now();
+        let loading = Loading { staple: config.staple, now, settled, known: known.collect() };
         let entries = files::load(&config.sources, &loading)
             .map_err(|(first, further)| StoreError::Load { first, further })?;
         if entries.is_empty() && !config.strict_sni {

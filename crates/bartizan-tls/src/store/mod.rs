@@ -12,6 +12,7 @@ mod notice;
 mod report;
 mod scope;
 mod settings;
+mod stamp;
 mod watch;
 mod withdrawal;
 
@@ -29,7 +30,6 @@ use report::Failure;
 use watch::Watching;
 
 pub(crate) use entry::{Chains, Entry, Parts};
-pub(crate) use files::digest;
 pub(crate) use generation::{Chosen, Generation, Refusal};
 pub(crate) use index::NoCertificate;
 pub(crate) use live::{Member, Withdrawn as WithdrawnWhy};

@@ -269,15 +269,28 @@ fn expired_certificates_are_refused_by_themselves_and_noted_among_others() {
 #[test]
 fn what_has_not_changed_keeps_its_key() {
     let f = Fixture::new();
-    f.bundle("a.pem", "a.test");
+    for file in ["a", "b", "c"] {
+        f.bundle(&format!("{file}.pem"), &format!("{file}.test"));
+    }
+    let sources = [files::Source { place: files::Place::Path(f.dir.path().into()), names: None }];
+    let now = SystemClock.now();
+    // Long after the files were written, or a further change could not be told.
+    let load = |known: &[Arc<Entry>], settled| {
+        let known = known.iter().map(|entry| (&*entry.source, entry)).collect();
+        files::load(&sources, &files::Loading { staple: true, now, settled, known }).unwrap()
+    };
+    let later = now + Duration::from_secs(60);
+    let before = load(&[], later);
     f.bundle("b.pem", "b.test");
-    let store = f.builder().build().unwrap();
-    let before = store.current();
-    f.bundle("b.pem", "b.test");
-    store.reload().unwrap();
-    let after = store.current();
-    assert!(Arc::ptr_eq(&before.entries[0], &after.entries[0]));
-    assert!(!Arc::ptr_eq(&before.entries[1], &after.entries[1]));
+    f.dir.write("c.pem.ocsp", "not a response");
+    let after = load(&before, later);
+    assert!(Arc::ptr_eq(&before[0], &after[0]));
+    assert!(!Arc::ptr_eq(&before[1], &after[1]), "the file was replaced");
+    assert!(!Arc::ptr_eq(&before[2], &after[2]), "a side file came");
+    let again = load(&after, later);
+    assert!(!Arc::ptr_eq(&after[2], &again[2]), "a remark may be out of date");
+    let at_once = load(&[], now);
+    assert!(!Arc::ptr_eq(&at_once[0], &load(&at_once, later)[0]), "it may have changed unnoticed");
 }
 
 #[test]

@@ -1,18 +1,19 @@
 //! Loading again when files change.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
-use std::{io, thread};
+use std::thread;
+use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::Shared;
 use super::config::Config;
 use super::error::StoreError;
+use super::stamp::Stamp;
 
 /// Keeps the thread that watches; it ends when this is dropped.
 #[derive(Debug)]
@@ -113,10 +114,7 @@ struct Eye {
 
 /// How files looked at some time; equal if nothing has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Look(Vec<Stamp>);
-
-/// What tells a file from what it was. `None` for one that is not there.
-type Stamp = (PathBuf, Option<(u64, SystemTime, Option<(u64, u64, i64, i64)>)>);
+pub(crate) struct Look(Vec<(PathBuf, Option<Stamp>)>);
 
 impl Eye {
     /// Looks at all files, and watches their directories if they are not watched yet.
@@ -141,7 +139,7 @@ impl Eye {
 }
 
 /// Looks at all files of `paths`, and notes the directories in which something may change them.
-fn stamps(paths: &[PathBuf], directories: &mut BTreeSet<PathBuf>) -> Vec<Stamp> {
+fn stamps(paths: &[PathBuf], directories: &mut BTreeSet<PathBuf>) -> Vec<(PathBuf, Option<Stamp>)> {
     let mut stamps = Vec::new();
     for path in paths {
         directories.extend(parents(path));
@@ -151,11 +149,11 @@ fn stamps(paths: &[PathBuf], directories: &mut BTreeSet<PathBuf>) -> Vec<Stamp> 
                 if fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_symlink()) {
                     directories.extend(parents(&file));
                 }
-                stamps.push(stamp(file));
+                stamps.push(look_at(file));
             }
         } else {
             // A side file may come or go.
-            stamps.extend([path.clone()].into_iter().chain(beside(path)).map(stamp));
+            stamps.extend([path.clone()].into_iter().chain(beside(path)).map(look_at));
         }
     }
     stamps
@@ -202,23 +200,9 @@ fn beside(path: &Path) -> impl Iterator<Item = PathBuf> {
     SIDE_FILES.map(with).into_iter().flatten()
 }
 
-fn stamp(path: PathBuf) -> Stamp {
-    let of =
-        |meta: Metadata| -> io::Result<_> { Ok((meta.len(), meta.modified()?, identity(&meta))) };
-    let found = fs::metadata(&path).and_then(of).ok();
-    (path, found)
-}
-
-/// Where there are such things: device, inode, and when the inode was changed last.
-#[cfg(unix)]
-fn identity(meta: &Metadata) -> Option<(u64, u64, i64, i64)> {
-    use std::os::unix::fs::MetadataExt;
-    Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
-}
-
-#[cfg(not(unix))]
-fn identity(_: &Metadata) -> Option<(u64, u64, i64, i64)> {
-    None
+fn look_at(path: PathBuf) -> (PathBuf, Option<Stamp>) {
+    let stamp = Stamp::look(&path);
+    (path, stamp)
 }
 
 const SIDE_FILES: [&str; 5] = ["key", "ocsp", "issuer", "ecdsa", "rsa"];

@@ -118,6 +118,25 @@ fn the_first_of_a_name_and_kind_stays_and_the_later_is_told_of() {
     assert_eq!(shadowed, [Shadowed { name: a, first: 0, later: 1 }]);
 }
 
+#[test]
+fn names_of_any_length_are_found() {
+    let name =
+        |len: usize| format!("{}.example.com", "a.".repeat(len / 2) + &"b".repeat(len % 2 + 1));
+    let names: Vec<String> = (0..110).map(name).collect();
+    let mut map = NameMap::with_capacity(1);
+    for (i, name) in names.iter().enumerate() {
+        map.insert(&Pattern::parse(name).unwrap(), i);
+        map.insert(&Pattern::parse(&format!("*.{name}")).unwrap(), i + 1_000);
+    }
+    assert_eq!(map.len(), 2 * names.len());
+    for (i, name) in names.iter().enumerate() {
+        assert_eq!(map.get(name), Some(&i), "{name}");
+        assert_eq!(map.get(&format!("x.{name}")), Some(&(i + 1_000)), "{name}");
+        assert_eq!(map.get(&format!("{name}x")), None, "{name}");
+    }
+    assert_eq!(size_of::<Slot<Candidates>>(), 64);
+}
+
 proptest! {
     #[test]
     fn agrees_with_going_through_all_certificates_in_order(
