@@ -1,5 +1,6 @@
 //! What a store is made of: sources, rules, settings.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -30,7 +31,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) struct Host {
-    pub(crate) names: Vec<Pattern>,
+    pub(crate) name: Pattern,
     pub(crate) rules: HostRules,
 }
 
@@ -216,14 +217,18 @@ impl CertStoreBuilder {
     }
 
     /// What is different for these names, which may be wildcards for one label and
-    /// internationalised. Where two rules are for a name, the exact one, else the first applies.
+    /// internationalised.
+    ///
+    /// The rules of an exact name come before those of a wildcard; what they do not say is as the
+    /// wildcard's rules say. Two rules for the same name are an error.
     pub fn host<N: AsRef<str>>(
         mut self,
         names: impl IntoIterator<Item = N>,
         rules: HostRules,
     ) -> Self {
         let names = self.patterns(names);
-        self.config.hosts.push(Host { names, rules });
+        let host = |name| Host { name, rules: rules.clone() };
+        self.config.hosts.extend(names.into_iter().map(host));
         self
     }
 
@@ -275,7 +280,23 @@ impl CertStoreBuilder {
     }
 
     fn finish(self) -> Result<Config, StoreError> {
-        self.bad.map_or(Ok(self.config), |bad| Err(bad.into()))
+        if let Some(bad) = self.bad {
+            return Err(bad.into());
+        }
+        let mut config = self.config;
+        let mut by_name: HashMap<Pattern, HostRules> = HashMap::new();
+        for Host { name, rules } in &config.hosts {
+            if by_name.insert(name.clone(), rules.clone()).is_some() {
+                return Err(StoreError::TwoRules { name: name.to_string() });
+            }
+        }
+        for Host { name, rules } in &mut config.hosts {
+            if let Some(wider) = name.wider().and_then(|wider| by_name.get(&wider)) {
+                rules.client_auth = rules.client_auth.take().or_else(|| wider.client_auth.clone());
+                rules.alpn = rules.alpn.take().or_else(|| wider.alpn.clone());
+            }
+        }
+        Ok(config)
     }
 
     fn source(mut self, place: Place, names: Option<Arc<[Pattern]>>) -> Self {

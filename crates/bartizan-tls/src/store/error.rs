@@ -22,7 +22,10 @@ pub enum StoreError {
     },
 
     /// There is nothing to serve.
-    #[error("no certificate in {}; without one, only strict SNI makes sense", list(places))]
+    #[error(
+        "no certificate in {}; only a store with strict SNI may start without one",
+        list(places)
+    )]
     NoCertificate {
         /// Where it was looked for.
         places: Vec<PathBuf>,
@@ -39,6 +42,13 @@ pub enum StoreError {
     /// A name is none.
     #[error(transparent)]
     Name(#[from] BadName),
+
+    /// Rules were given twice for a host.
+    #[error("there are two rules for {name}; say all that is different for it in one")]
+    TwoRules {
+        /// The host's name.
+        name: String,
+    },
 
     /// Files cannot be watched.
     #[error("certificate files cannot be watched: {0}")]

@@ -40,6 +40,16 @@ pub(crate) enum Place {
     Ready(Arc<Entry>),
 }
 
+impl Source {
+    /// The path whose certificates have other names than their own.
+    fn renamed(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Path(path) if self.names.is_some() => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// What entries are loaded by.
 pub(crate) struct Loading<'a> {
     pub(crate) staple: bool,
@@ -87,11 +97,13 @@ pub(crate) fn load(
 ) -> Result<Vec<Arc<Entry>>, (LoadError, usize)> {
     let mut jobs = Vec::new();
     let mut seen = HashSet::new();
+    // What is said of a file by itself counts before what is said of its directory.
+    let by_itself: HashSet<&Path> = sources.iter().filter_map(Source::renamed).collect();
     for source in sources {
         let names = source.names.as_deref();
         match &source.place {
             Place::Path(path) => {
-                list(path, names, &mut jobs, &mut seen).map_err(|error| (error, 0))?;
+                list(path, names, &by_itself, &mut jobs, &mut seen).map_err(|error| (error, 0))?;
             }
             Place::Memory { .. } => jobs.push(Job::Memory(source)),
             Place::Ready(entry) => jobs.push(Job::Ready(entry)),
@@ -225,6 +237,7 @@ fn checked(
 fn list<'a>(
     path: &Path,
     names: Option<&'a [Pattern]>,
+    by_itself: &HashSet<&Path>,
     jobs: &mut Vec<Job<'a>>,
     seen: &mut HashSet<PathBuf>,
 ) -> Result<(), LoadError> {
@@ -232,11 +245,14 @@ fn list<'a>(
     let is_dir = match fs::metadata(path) {
         Ok(meta) => meta.is_dir(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return list_bundle(path, names, jobs, seen, e);
+            return list_bundle(path, names, by_itself, jobs, seen, e);
         }
         Err(e) => return Err(unreadable(e)),
     };
     if !is_dir {
+        if names.is_none() && by_itself.contains(path) {
+            return Ok(());
+        }
         if seen.insert(path.to_owned()) {
             let beside = Beside::find(path, |side| side.is_file());
             jobs.push(Job::File { cert: path.to_owned(), beside, names, in_directory: false });
@@ -256,7 +272,7 @@ fn list<'a>(
     certs.sort();
     for name in certs {
         let cert = path.join(name);
-        if seen.insert(cert.clone()) {
+        if !by_itself.contains(&*cert) && seen.insert(cert.clone()) {
             let is_listed =
                 |side: &Path| side.file_name().is_some_and(|name| listed.contains(name));
             let beside = Beside::find(&cert, is_listed);
@@ -271,6 +287,7 @@ fn list<'a>(
 fn list_bundle<'a>(
     path: &Path,
     names: Option<&'a [Pattern]>,
+    by_itself: &HashSet<&Path>,
     jobs: &mut Vec<Job<'a>>,
     seen: &mut HashSet<PathBuf>,
     error: io::Error,
@@ -280,7 +297,7 @@ fn list_bundle<'a>(
     if there.is_empty() {
         return Err(LoadError::new(path, None, LoadProblem::Unreadable(error)));
     }
-    there.iter().try_for_each(|file| list(file, names, jobs, seen))
+    there.iter().try_for_each(|file| list(file, names, by_itself, jobs, seen))
 }
 
 impl Beside {
@@ -291,8 +308,20 @@ impl Beside {
             let places = [appended(cert, extension), cert.with_extension(extension)];
             places.into_iter().find(|side| side != cert && exists(side))
         };
-        Self { key: find("key"), ocsp: find("ocsp"), issuer: find("issuer") }
+        let [key, ocsp, issuer] = BESIDE.map(find);
+        Self { key, ocsp, issuer }
     }
+}
+
+/// Every file that may be looked at for the certificate `path`, that itself included.
+pub(crate) fn may_belong_to(path: &Path) -> Vec<PathBuf> {
+    let kinds = BUNDLE.map(|kind| appended(path, kind));
+    let certs = [path.to_owned()].into_iter().chain(kinds);
+    let with_sides = |cert: PathBuf| {
+        let sides = BESIDE.map(|side| [appended(&cert, side), cert.with_extension(side)]);
+        sides.into_iter().flatten().chain([cert]).collect::<Vec<_>>()
+    };
+    certs.flat_map(with_sides).collect()
 }
 
 fn appended(path: &Path, extension: &str) -> PathBuf {
@@ -343,6 +372,9 @@ fn in_parallel<T: Sync, R: Send, B: Default>(
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().flat_map(|(_, results)| results).collect()
 }
+
+/// What can lie beside a certificate.
+const BESIDE: [&str; 3] = ["key", "ocsp", "issuer"];
 
 /// Names that HAProxy passes over in a directory: `crt` in its manual.
 const SIDE_FILES: [&str; 4] = ["key", "issuer", "ocsp", "sctl"];

@@ -1,15 +1,16 @@
 //! One generation: all that handshakes are governed by, loaded together and never changed.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use bartizan_net::ServedCertificate;
 use bartizan_net::clock::{Clock, SystemClock};
+use bartizan_net::{ClientAuthMode, ServedCertificate};
 use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
-use rustls::{ServerConfig, SignatureScheme};
+use rustls::{CipherSuite, ServerConfig, SignatureScheme};
 
 use super::config::Config;
 use super::entry::Entry;
@@ -17,8 +18,8 @@ use super::error::StoreError;
 use super::files::{self, Loading};
 use super::index::{CertIndex, NameMap, NoCertificate, Offer};
 use super::notice::Notice;
-use crate::client_auth::ClientPolicy;
-use crate::tickets::TicketKeys;
+use crate::client_auth::{ClientAuth, ClientPolicy};
+use crate::tickets::{TicketKeys, TrustedSessions};
 
 /// Certificates, trust in clients and ticket keys, as they were at one time.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Generation {
     policies: Box<[Policy]>,
     policy_by_name: NameMap<u32>,
     policies_differ: bool,
+    /// The cipher suites that are spoken, in the versions that are.
+    suites: Vec<CipherSuite>,
     /// For each entry, what is made of it when it is first served.
     served: Box<[OnceLock<Box<Made>>]>,
 }
@@ -80,7 +83,9 @@ impl Generation {
         let loading = Loading { staple: config.staple, now, settled, known: known.collect() };
         let entries = files::load(&config.sources, &loading)
             .map_err(|(first, further)| StoreError::Load { first, further })?;
-        if entries.is_empty() && !config.strict_sni {
+        // Even under strict SNI, what was served does not vanish because a directory was emptied.
+        let served_some = previous.is_some_and(|p| !p.entries.is_empty());
+        if entries.is_empty() && (!config.strict_sni || served_some) {
             return Err(StoreError::NoCertificate { places: config.places() });
         }
         let named = entries.iter().map(|e| (e.kind, &*e.patterns));
@@ -104,6 +109,7 @@ impl Generation {
             policies_differ: policies.iter().any(|p| p.class != policies[0].class),
             policies,
             policy_by_name,
+            suites: config.settings.suites(),
             served,
             entries: entries.into_boxed_slice(),
         })
@@ -116,7 +122,8 @@ impl Generation {
         now: SystemTime,
     ) -> Result<Chosen, Refusal> {
         let schemes = hello.signature_schemes().iter().map(|s: &SignatureScheme| u16::from(*s));
-        let suites = hello.cipher_suites().iter().map(|s| u16::from(*s));
+        let spoken = |suite: &&CipherSuite| self.suites.contains(suite);
+        let suites = hello.cipher_suites().iter().filter(spoken).map(|s| u16::from(*s));
         let offer = Offer::new(hello.server_name(), schemes, suites);
         let choice = self.index.choose(&offer).map_err(Refusal::Name)?;
         let policy = self.policy_of(hello.server_name());
@@ -218,15 +225,17 @@ fn load_policies(
     now: SystemTime,
     notices: &mut Vec<Notice>,
 ) -> Result<(Box<[Policy]>, NameMap<u32>), StoreError> {
-    let mut loaded: Vec<(&crate::ClientAuth, Arc<ClientPolicy>)> = Vec::new();
-    let mut policies = Vec::with_capacity(config.hosts.len() + 1);
+    let mut loaded: Vec<(&ClientAuth, Arc<ClientPolicy>)> = Vec::new();
+    let mut policies = Vec::new();
     let mut by_name = NameMap::with_capacity(config.hosts.len());
-    let default = (&config.client_auth, config.settings.protocols());
+    // A thousand hosts with the same rules have one policy.
+    let mut known: HashMap<(usize, &[Vec<u8>]), u32> = HashMap::new();
+    let default = (None, &config.client_auth, config.settings.protocols());
     let hosts = config.hosts.iter().map(|host| {
         let auth = host.rules.client_auth.as_ref().unwrap_or(&config.client_auth);
-        (auth, host.rules.alpn.as_deref().unwrap_or(default.1))
+        (Some(&host.name), auth, host.rules.alpn.as_deref().unwrap_or(default.2))
     });
-    for (auth, alpn) in std::iter::once(default).chain(hosts) {
+    for (name, auth, alpn) in std::iter::once(default).chain(hosts) {
         let class = match loaded.iter().position(|(known, _)| *known == auth) {
             Some(class) => class,
             None => {
@@ -236,12 +245,18 @@ fn load_policies(
                 loaded.len() - 1
             }
         };
-        let client = Arc::clone(&loaded[class].1);
-        let template = template(config, &client, tickets, alpn)?;
-        policies.push(Policy { client, class: class as u32, template });
-    }
-    for (policy, host) in (1..).zip(&config.hosts) {
-        for name in &host.names {
+        let policy = match known.get(&(class, alpn)) {
+            Some(policy) => *policy,
+            None => {
+                let client = Arc::clone(&loaded[class].1);
+                let template = template(config, &client, tickets, alpn)?;
+                policies.push(Policy { client, class: class as u32, template });
+                let policy = policies.len() as u32 - 1;
+                known.insert((class, alpn), policy);
+                policy
+            }
+        };
+        if let Some(name) = name {
             by_name.insert(name, policy);
         }
     }
@@ -251,7 +266,7 @@ fn load_policies(
 /// What all handshakes under a policy have in common.
 fn template(
     config: &Config,
-    client: &ClientPolicy,
+    client: &Arc<ClientPolicy>,
     tickets: &TicketKeys,
     alpn: &[Vec<u8>],
 ) -> Result<ServerConfig, StoreError> {
@@ -265,7 +280,14 @@ fn template(
         .with_cert_resolver(Arc::new(NotChosen));
     // Tickets do all that a cache of sessions does, and any instance can open them.
     template.session_storage = Arc::new(NoServerSessionStorage {});
-    template.ticketer = tickets.ticketer(client.trust, Arc::clone(&config.clock));
+    let ticketer = tickets.ticketer(client.trust, Arc::clone(&config.clock));
+    template.ticketer = match client.mode {
+        ClientAuthMode::Off => ticketer,
+        _ => {
+            let (client, clock) = (Arc::clone(client), Arc::clone(&config.clock));
+            Arc::new(TrustedSessions::new(ticketer, client, clock))
+        }
+    };
     template.alpn_protocols = alpn.to_vec();
     template.ignore_client_order = settings.is_server_order();
     if let Some(log) = settings.key_log() {

@@ -134,8 +134,11 @@ impl KeyKind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer<'a> {
     sni: Option<&'a str>,
-    /// A bit for each kind of key whose signatures the client can check.
-    kinds: u8,
+    /// A bit for each kind of key whose signatures the client can check, whichever version of TLS
+    /// is agreed on.
+    always: u8,
+    /// The same, should it be TLS 1.3.
+    in_tls13: u8,
 }
 
 impl<'a> Offer<'a> {
@@ -154,24 +157,35 @@ impl<'a> Offer<'a> {
             0x0804..=0x0806 | 0x0401 | 0x0501 | 0x0601 => KeyKind::Rsa.bit(),
             _ => 0,
         });
-        let by_suite = cipher_suites.into_iter().map(|suite| match suite {
-            // In TLS 1.3, suites say nothing about keys.
-            0x1301..=0x1305 => u8::MAX,
-            0xc02b | 0xc02c | 0xcca9 => !KeyKind::Rsa.bit(),
-            0xc02f | 0xc030 | 0xcca8 => KeyKind::Rsa.bit(),
-            _ => 0,
-        });
-        let any = |bits: &mut dyn Iterator<Item = u8>| bits.fold(0, |all, bit| all | bit);
-        Self { sni, kinds: any(&mut { by_scheme }) & any(&mut { by_suite }) }
+        let schemes = by_scheme.fold(0, |all, bit| all | bit);
+        let (mut tls13, mut tls12) = (false, 0);
+        for suite in cipher_suites {
+            match suite {
+                // In TLS 1.3, suites say nothing about keys. Clients that do not speak it list them
+                // all the same, some of them.
+                0x1301..=0x1305 => tls13 = true,
+                0xc02b | 0xc02c | 0xcca9 => tls12 |= !KeyKind::Rsa.bit(),
+                0xc02f | 0xc030 | 0xcca8 => tls12 |= KeyKind::Rsa.bit(),
+                _ => {}
+            }
+        }
+        let in_tls13 = if tls13 { schemes } else { 0 };
+        let always = if tls12 == 0 { in_tls13 } else { schemes & tls12 };
+        Self { sni, always, in_tls13 }
     }
 
     /// An offer that takes every kind of key.
     pub(crate) fn of_all_kinds(sni: Option<&'a str>) -> Self {
-        Self { sni, kinds: u8::MAX }
+        Self { sni, always: u8::MAX, in_tls13: u8::MAX }
     }
 
-    fn accepts(&self, kind: KeyKind) -> bool {
-        self.kinds & kind.bit() != 0
+    /// The first of `candidates` that the client can check.
+    fn fitting(&self, candidates: &Candidates) -> Option<u32> {
+        let first = |kinds: u8| {
+            let mut fitting = candidates.as_slice().iter().filter(|(k, _)| kinds & k.bit() != 0);
+            fitting.next().map(|(_, entry)| *entry)
+        };
+        first(self.always).or_else(|| first(self.in_tls13))
     }
 }
 
@@ -211,8 +225,8 @@ impl Candidates {
 #[derive(Debug)]
 pub(crate) struct CertIndex {
     names: NameMap<Candidates>,
+    /// `None` under strict SNI.
     default: Option<Candidates>,
-    strict: bool,
 }
 
 /// Why no certificate is served.
@@ -222,6 +236,8 @@ pub(crate) enum NoCertificate {
     NoName,
     /// No certificate is for the name, and there is no default.
     UnknownName,
+    /// The client can check no signature made with the keys of those that there are.
+    Incompatible,
 }
 
 /// A certificate for the name, and whether it is the default's.
@@ -272,7 +288,8 @@ impl CertIndex {
                 Some(_) => {}
             }
         }
-        (Self { names, default: default.map(|(candidates, _)| candidates), strict }, shadowed)
+        let default = default.filter(|_| !strict).map(|(candidates, _)| candidates);
+        (Self { names, default }, shadowed)
     }
 
     /// Chooses by what the client offers.
@@ -280,9 +297,7 @@ impl CertIndex {
         let folded = offer.sni.map(fold);
         let exact = folded.as_deref().and_then(|name| self.names.exact(name));
         let wildcard = || folded.as_deref().and_then(|name| self.names.wildcard(name));
-        let fitting = |candidates: &Candidates| {
-            candidates.as_slice().iter().find(|(kind, _)| offer.accepts(*kind)).map(|(_, e)| *e)
-        };
+        let fitting = |candidates: &Candidates| offer.fitting(candidates);
         let named = |entry| Choice { entry, is_default: self.is_default(entry) };
         if let Some(entry) = exact.and_then(fitting) {
             return Ok(named(entry));
@@ -291,18 +306,16 @@ impl CertIndex {
         if let Some(entry) = wildcard.and_then(fitting) {
             return Ok(named(entry));
         }
-        // For a name that is known, no other name's certificate will do. The client can check none
-        // of its own, and is told so in the handshake.
-        if let Some(known) = exact.or(wildcard) {
-            return Ok(named(known.as_slice()[0].1));
+        // For a name that is known, no other name's certificate will do.
+        if exact.or(wildcard).is_some() {
+            return Err(NoCertificate::Incompatible);
         }
         match &self.default {
-            Some(default) if !self.strict => {
-                let entry = fitting(default).unwrap_or(default.as_slice()[0].1);
-                Ok(Choice { entry, is_default: true })
-            }
-            _ if folded.is_some() => Err(NoCertificate::UnknownName),
-            _ => Err(NoCertificate::NoName),
+            Some(default) => fitting(default)
+                .map(|entry| Choice { entry, is_default: true })
+                .ok_or(NoCertificate::Incompatible),
+            None if folded.is_some() => Err(NoCertificate::UnknownName),
+            None => Err(NoCertificate::NoName),
         }
     }
 

@@ -9,6 +9,7 @@ use bartizan_net::{ClientIdentity, Drain, DrainWatch, Phase};
 use rustls::pki_types::CertificateDer;
 
 use super::generation::Generation;
+use super::withdrawal::Withdrawal;
 
 /// All open connections with a verified client.
 #[derive(Debug, Default)]
@@ -79,7 +80,13 @@ impl Live {
     /// Asks those connections to end whose clients the new generation does not trust.
     ///
     /// Each chain is verified once, however many connections it has, and outside of the lock.
-    pub(crate) fn review(&self, previous: &Generation, next: &Generation, now: SystemTime) {
+    pub(crate) fn review(
+        &self,
+        previous: &Generation,
+        next: &Generation,
+        rules: &Withdrawal,
+        now: SystemTime,
+    ) {
         let all: Vec<_> = {
             let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
             members.all.values().map(Arc::clone).collect()
@@ -95,7 +102,7 @@ impl Live {
             }
             let verdict = judged
                 .entry((connection.policy, &client.chain))
-                .or_insert_with(|| distrust(next, connection.policy, client, now));
+                .or_insert_with(|| distrust(next, connection.policy, client, rules, now));
             if let Some(why) = verdict {
                 withdrawn += 1;
                 connection.withdraw(Withdrawn::Distrusted(Arc::clone(why)));
@@ -112,15 +119,18 @@ impl Live {
 }
 
 impl Member {
-    /// Verifies the client again if `current` is not the generation `seen` in the handshake.
-    pub(crate) fn catch_up(&self, seen: u64, current: &Generation, now: SystemTime) {
+    /// Verifies the client again if `current` is not the generation `seen` in the handshake; why it
+    /// is not trusted, if it is not.
+    pub(crate) fn catch_up(
+        &self,
+        seen: u64,
+        current: &Generation,
+        rules: &Withdrawal,
+        now: SystemTime,
+    ) -> Option<Arc<str>> {
         let Connection { client, policy, .. } = &*self.connection;
-        if let Some(client) = client
-            && current.number != seen
-            && let Some(why) = distrust(current, *policy, client, now)
-        {
-            self.connection.withdraw(Withdrawn::Distrusted(why));
-        }
+        let client = client.as_ref().filter(|_| current.number != seen)?;
+        distrust(current, *policy, client, rules, now)
     }
 
     /// Asks the connection to end.
@@ -160,14 +170,20 @@ impl Connection {
 }
 
 /// Why `client` is not trusted, if it is not.
-pub(crate) fn distrust(
+fn distrust(
     generation: &Generation,
     policy: u32,
     client: &ClientIdentity,
+    rules: &Withdrawal,
     now: SystemTime,
 ) -> Option<Arc<str>> {
     let chain: Vec<_> =
         client.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let error = generation.client_policy(policy).verify(&chain, now).err()?;
+    // Its expiry is a matter of its own.
+    let at = match client.not_after {
+        Some(end) if !rules.on_client_expiry => now.min(end),
+        _ => now,
+    };
+    let error = generation.client_policy(policy).verify(&chain, at).err()?;
     Some(error.to_string().into())
 }

@@ -20,7 +20,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bartizan_net::clock::Clock;
 
 use crate::Identity;
@@ -92,8 +92,10 @@ pub struct CertStore {
 pub(crate) struct Shared {
     config: Config,
     current: ArcSwap<Generation>,
-    /// Held while a generation is loaded; the last failure, if nothing was loaded since.
-    reload: Mutex<Option<Failure>>,
+    /// Held while a generation is loaded.
+    reload: Mutex<()>,
+    /// The last failure, if nothing was loaded since.
+    failure: ArcSwapOption<Failure>,
     live: Live,
     watching: OnceLock<Watching>,
 }
@@ -128,7 +130,8 @@ impl CertStore {
         let shared = Shared {
             config,
             current: ArcSwap::from_pointee(generation),
-            reload: Mutex::new(None),
+            reload: Mutex::new(()),
+            failure: ArcSwapOption::empty(),
             live: Live::default(),
             watching: OnceLock::new(),
         };
@@ -185,8 +188,7 @@ impl CertStore {
 
     /// What is in force, and what went wrong last.
     pub fn status(&self) -> StoreStatus {
-        let failure = self.shared.reload.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        StoreStatus::new(&self.shared.current.load(), failure)
+        StoreStatus::new(&self.shared.current.load(), self.shared.failure.load().as_deref())
     }
 
     /// All certificates in force, in the order of loading.
@@ -228,35 +230,34 @@ impl CertStore {
 
 impl Shared {
     fn reload(&self) -> Result<u64, StoreError> {
-        let mut failure = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let one_at_a_time = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.current.load_full();
-        match Generation::load(&self.config, Some(&previous)) {
-            Ok(next) => {
-                let next = Arc::new(next);
-                self.current.store(Arc::clone(&next));
-                *failure = None;
-                drop(failure);
-                report::loaded(&next, Some(&previous));
-                if self.config.withdrawal.on_trust_change {
-                    self.live.review(&previous, &next, self.config.clock.now());
-                }
-                Ok(next.number)
-            }
+        let next = match Generation::load(&self.config, Some(&previous)) {
+            Ok(next) => Arc::new(next),
             Err(error) => {
-                let now = Failure::new(&error, self.config.clock.now());
-                // The same error once: a watch tries again and again.
-                if failure.as_ref().is_none_or(|last| !last.is_same(&now)) {
-                    let generation = previous.number;
-                    tracing::error!(%error, generation, "certificates not loaded, the last ones stay in force");
-                }
-                *failure = Some(now);
-                Err(error)
+                self.fail(&error, previous.number);
+                return Err(error);
             }
+        };
+        self.current.store(Arc::clone(&next));
+        self.failure.store(None);
+        report::loaded(&next, Some(&previous));
+        // Still one at a time: what the one before does not trust must not be passed over.
+        if self.config.withdrawal.on_trust_change {
+            let rules = &self.config.withdrawal;
+            self.live.review(&previous, &next, rules, self.config.clock.now());
         }
+        drop(one_at_a_time);
+        Ok(next.number)
     }
 
-    pub(crate) fn generation(&self) -> Arc<Generation> {
-        self.current.load_full()
+    fn fail(&self, error: &StoreError, generation: u64) {
+        let failure = Failure::new(error, self.config.clock.now());
+        // The same error once: a watch tries again and again.
+        if !self.failure.load().as_ref().is_some_and(|last| last.is_same(&failure)) {
+            tracing::error!(%error, generation, "certificates not loaded, the last ones stay in force");
+        }
+        self.failure.store(Some(Arc::new(failure)));
     }
 
     pub(crate) fn live(&self) -> &Live {

@@ -54,6 +54,11 @@ impl Pattern {
         Self::parse(name).ok()
     }
 
+    /// The wildcard that stands for this exact name.
+    pub(crate) fn wider(&self) -> Option<Self> {
+        parent(&self.0).map(|parent| Self(parent.into()))
+    }
+
     /// What a look-up asks for: the name, or what follows the `*` of a wildcard.
     pub(crate) fn key(&self) -> &str {
         &self.0

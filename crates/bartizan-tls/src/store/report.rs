@@ -33,7 +33,7 @@ pub struct StoreStatus {
 }
 
 impl StoreStatus {
-    pub(crate) fn new(generation: &Generation, failure: Option<Failure>) -> Self {
+    pub(crate) fn new(generation: &Generation, failure: Option<&Failure>) -> Self {
         Self {
             generation: generation.number,
             loaded_at: generation.loaded_at,
@@ -41,7 +41,7 @@ impl StoreStatus {
             names: generation.names(),
             next_expiry: generation.entries.iter().map(|entry| entry.not_after).min(),
             notices: generation.notices.clone(),
-            failure: failure.map(|failure| (failure.error, failure.at)),
+            failure: failure.map(|failure| (Arc::clone(&failure.error), failure.at)),
         }
     }
 }

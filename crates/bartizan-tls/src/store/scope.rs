@@ -42,7 +42,7 @@ impl Scope {
 impl HostScope for Scope {
     fn permits(&self, host: &str) -> Result<(), Misdirected> {
         let host = fold(host);
-        let current = self.store.generation();
+        let current = self.store.current.load();
         if self.sni.is_none() && current.policies_differ() {
             return Err(Misdirected::NoServerName);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{KeyLog, SupportedProtocolVersion};
+use rustls::{CipherSuite, KeyLog, SupportedCipherSuite, SupportedProtocolVersion};
 
 /// How TLS is spoken with clients. The default is right for nearly everybody.
 ///
@@ -61,7 +61,7 @@ impl TlsSettings {
         names: impl IntoIterator<Item = N>,
     ) -> Result<Self, SettingsError> {
         let all = aws_lc_rs::ALL_CIPHER_SUITES;
-        let name_of = |suite: &rustls::SupportedCipherSuite| suite.suite().as_str().unwrap_or("");
+        let name_of = |suite: &SupportedCipherSuite| suite.suite().as_str().unwrap_or("");
         let suites = chosen(names, all, name_of, SettingsError::cipher_suite)?;
         Arc::make_mut(&mut self.provider).cipher_suites = suites;
         Ok(self)
@@ -114,6 +114,14 @@ impl TlsSettings {
 
     pub(crate) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
         self.versions
+    }
+
+    /// The cipher suites of the versions that are spoken.
+    pub(crate) fn suites(&self) -> Vec<CipherSuite> {
+        let spoken = |suite: &&SupportedCipherSuite| {
+            self.versions.iter().any(|version| version.version == suite.version().version)
+        };
+        self.provider.cipher_suites.iter().filter(spoken).map(|suite| suite.suite()).collect()
     }
 
     pub(crate) fn protocols(&self) -> &[Vec<u8>] {

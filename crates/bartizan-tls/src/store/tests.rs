@@ -294,6 +294,166 @@ fn what_has_not_changed_keeps_its_key() {
 }
 
 #[test]
+fn a_directory_that_was_emptied_keeps_the_last_good_generation() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    let store = f.builder().strict_sni(true).build().unwrap();
+    std::fs::remove_file(f.dir.join("a.pem")).unwrap();
+    assert!(matches!(store.reload(), Err(StoreError::NoCertificate { .. })));
+    assert!(store.lookup("a.test").is_some());
+}
+
+#[test]
+fn names_said_for_a_file_count_before_its_directory() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    f.bundle("b.pem", "b.test");
+    let store = f.builder().path_as(f.dir.join("a.pem"), ["other.test"]).build().unwrap();
+    assert_eq!(file_of(store.lookup("other.test")).as_deref(), Some("a.pem"));
+    assert_eq!(file_of(store.lookup("a.test")).as_deref(), Some("b.pem"), "the default");
+    assert_eq!(store.certificates().len(), 2);
+}
+
+#[test]
+fn rules_of_a_name_take_what_they_do_not_say_from_its_wildcard() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    let staff = TestCa::new("staff");
+    let required = || {
+        let ca = crate::PemSource::memory("staff", staff.cert_pem().into_bytes());
+        HostRules::new().client_auth(crate::ClientAuth::required(ca))
+    };
+    let store = f
+        .builder()
+        .host(["*.a.test"], required())
+        .host(["x.a.test"], HostRules::new().alpn(["h2"]))
+        .build()
+        .unwrap();
+    let current = store.current();
+    let class = |name| current.class_of(current.policy_of(Some(name)));
+    assert_eq!(class("x.a.test"), class("y.a.test"));
+    assert_ne!(class("x.a.test"), class("a.test"));
+    assert_ne!(current.policy_of(Some("x.a.test")), current.policy_of(Some("y.a.test")));
+    let twice = f.builder().host(["A.test"], HostRules::new()).host(["a.test"], required());
+    assert!(
+        matches!(twice.build().unwrap_err(), StoreError::TwoRules { name } if name == "a.test")
+    );
+}
+
+#[test]
+fn hosts_with_the_same_rules_share_a_policy() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    let names = (0..100).map(|i| format!("host-{i}.test"));
+    let store = f.builder().host(names, HostRules::new().alpn(["h2"])).build().unwrap();
+    let current = store.current();
+    assert_eq!(current.policy_of(Some("host-1.test")), 1);
+    assert_eq!(current.policy_of(Some("host-99.test")), 1);
+    assert_eq!(current.policy_of(None), 0);
+}
+
+#[test]
+fn the_status_is_told_while_something_is_loaded() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    let store = f.builder().build().unwrap();
+    let _loading = store.shared.reload.lock().unwrap();
+    assert_eq!(store.status().generation, 1);
+}
+
+#[test]
+fn a_new_authority_ends_no_connection_for_its_date() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    let hour = Duration::from_secs(3_600);
+    let now = SystemClock.now();
+    let clients = TestCa::new("clients");
+    let files = TestDir::new();
+    let ca = files.write("ca.pem", clients.cert_pem());
+    let clock = Arc::new(TestClock(Mutex::new(now)));
+    let auth = crate::ClientAuth::required(ca);
+    let store = f.builder().client_auth(auth).clock(Arc::clone(&clock)).build().unwrap();
+    let leaf = clients.issue(Leaf::client("svc").not_after(now + hour));
+    let client = Arc::new(crate::peer::client_identity(&leaf.chain_der()));
+    let member = store.shared().live().join(Some(client), 0);
+    *clock.0.lock().unwrap() = now + hour * 2;
+    files.write("ca.pem", clients.cert_pem() + &TestCa::new("another").cert_pem());
+    store.reload().unwrap();
+    assert_eq!(member.why(), None, "`Withdrawal`: a client's certificate expires, goes on");
+    files.write("ca.pem", TestCa::new("another").cert_pem());
+    store.reload().unwrap();
+    assert!(matches!(member.why(), Some(WithdrawnWhy::Distrusted(_))));
+}
+
+#[test]
+fn what_is_watched_is_loaded_when_it_changes_and_again_when_it_failed() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    let hour = Duration::from_secs(3_600);
+    let now = SystemClock.now();
+    let clock = Arc::new(TestClock(Mutex::new(now)));
+    let path = f.dir.join("a.pem");
+    let store = CertStore::builder().path(path).clock(Arc::clone(&clock)).watch().unwrap();
+    f.bundle("a.pem", "b.test");
+    until(|| store.serves("b.test") && store.status().generation >= 2);
+    // This machine's clock is behind the authority's.
+    let next = f.ca.issue(Leaf::server("c.test").not_before(now + hour));
+    f.dir.write("a.pem", next.bundle_pem());
+    until(|| store.status().failure.is_some());
+    *clock.0.lock().unwrap() = now + hour * 2;
+    // Anything that wakes the watch will do.
+    f.dir.write("unrelated", "");
+    until(|| store.status().failure.is_none());
+    assert_eq!(store.certificates()[0].names, ["c.test"]);
+}
+
+#[test]
+fn links_that_are_turned_are_noticed() {
+    let f = Fixture::new();
+    for (folder, name) in [("one", "one.test"), ("two", "two.test")] {
+        std::fs::create_dir(f.dir.join(folder)).unwrap();
+        f.bundle(&format!("{folder}/tls.pem"), name);
+    }
+    // As Kubernetes lays out a secret.
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, f.dir.join(at)).unwrap();
+    link("one", "..data");
+    link("..data/tls.pem", "tls.pem");
+    let store = CertStore::watch(f.dir.join("tls.pem")).unwrap();
+    assert_eq!(store.certificates()[0].names, ["one.test"]);
+    link("two", "..new");
+    std::fs::rename(f.dir.join("..new"), f.dir.join("..data")).unwrap();
+    until(|| store.certificates()[0].names == ["two.test"]);
+}
+
+#[test]
+fn the_thread_that_watches_ends_with_the_store() {
+    let f = Fixture::new();
+    f.bundle("a.pem", "a.test");
+    let store = f.builder().watch().unwrap();
+    let shared = Arc::downgrade(store.shared());
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "bartizan-certs").count()
+    };
+    let running = threads();
+    assert!(running >= 1);
+    drop(store);
+    assert!(shared.upgrade().is_none());
+    until(|| threads() < running);
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("not within ten seconds");
+}
+
+#[test]
 fn ticket_secrets_are_part_of_the_generation() {
     let f = Fixture::new();
     f.bundle("a.pem", "a.test");

@@ -3,22 +3,24 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use bartizan_net::clock::{Clock, SystemClock};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::Shared;
 use super::config::Config;
 use super::error::StoreError;
+use super::files;
 use super::stamp::Stamp;
 
 /// Keeps the thread that watches; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Watching {
-    tell: Sender<Event>,
+    tell: SyncSender<Event>,
 }
 
 #[derive(Debug)]
@@ -29,8 +31,8 @@ enum Event {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        // Fails only if the thread has ended.
-        let _ = self.tell.send(Event::Stop);
+        // If there is no room, the thread wakes for what is there, and finds the store gone.
+        let _ = self.tell.try_send(Event::Stop);
     }
 }
 
@@ -43,13 +45,13 @@ pub(crate) fn look(config: &Config) -> Look {
 /// Starts the thread. It loads again at once if the files do not look as they did when `seen` was
 /// taken, before they were loaded.
 pub(crate) fn start(store: &Arc<Shared>, seen: Look) -> Result<Watching, StoreError> {
-    let (tell, events) = channel();
+    let (tell, events) = sync_channel(1);
     let changed = tell.clone();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the files is an event as well. An error may stand for events that were lost.
         if !event.is_ok_and(|event| event.kind.is_access() && !is_written(&event)) {
-            // Fails only while everything ends.
-            let _ = changed.send(Event::Changed);
+            // If there is no room, the thread is about to look anyway.
+            let _ = changed.try_send(Event::Changed);
         }
     });
     let watcher = watcher.map_err(|error| StoreError::Watch(error.to_string()))?;
@@ -72,19 +74,25 @@ fn is_written(event: &notify::Event) -> bool {
 }
 
 fn run(store: &Weak<Shared>, events: &Receiver<Event>, mut eye: Eye, mut seen: Look) {
+    // A file may be in order at another time although nothing about it changes: its date comes, or
+    // the system had no descriptor left.
+    let mut failed = false;
     loop {
+        if store.strong_count() == 0 {
+            return;
+        }
         // Before reading: what changes meanwhile is seen the next time.
         let now = eye.look();
-        if now != seen {
+        if failed || now != seen {
             let Some(store) = store.upgrade() else { return };
-            // A failure is logged there. It is tried again at the next change.
-            let _ = store.reload();
+            // What it finds wrong is logged there.
+            failed = store.reload().is_err();
             seen = now;
         }
         match events.recv_timeout(LOOK_EVERY) {
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Event::Changed) => {
-                if !settle(events) {
+                if !settle(events, SystemClock) {
                     return;
                 }
             }
@@ -94,8 +102,10 @@ fn run(store: &Weak<Shared>, events: &Receiver<Event>, mut eye: Eye, mut seen: L
 }
 
 /// Waits until nothing has changed for a moment, but not for ever. Whether to go on.
-fn settle(events: &Receiver<Event>) -> bool {
-    for _ in 0..MOST_QUIETS {
+fn settle(events: &Receiver<Event>, clock: impl Clock) -> bool {
+    let since = clock.now();
+    // A clock that is set back ends the wait, too.
+    while clock.now().duration_since(since).is_ok_and(|waited| waited < LONGEST_WAIT) {
         match events.recv_timeout(QUIET) {
             Ok(Event::Changed) => {}
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
@@ -153,7 +163,7 @@ fn stamps(paths: &[PathBuf], directories: &mut BTreeSet<PathBuf>) -> Vec<(PathBu
             }
         } else {
             // A side file may come or go.
-            stamps.extend([path.clone()].into_iter().chain(beside(path)).map(look_at));
+            stamps.extend(files::may_belong_to(path).into_iter().map(look_at));
         }
     }
     stamps
@@ -190,28 +200,16 @@ fn files_in(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn beside(path: &Path) -> impl Iterator<Item = PathBuf> {
-    let with = |extension: &str| {
-        let mut appended = path.as_os_str().to_owned();
-        appended.push(".");
-        appended.push(extension);
-        [PathBuf::from(appended), path.with_extension(extension)]
-    };
-    SIDE_FILES.map(with).into_iter().flatten()
-}
-
 fn look_at(path: PathBuf) -> (PathBuf, Option<Stamp>) {
     let stamp = Stamp::look(&path);
     (path, stamp)
 }
 
-const SIDE_FILES: [&str; 5] = ["key", "ocsp", "issuer", "ecdsa", "rsa"];
-
 /// A certificate and its key are written one after the other; nobody takes longer in between.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// So that a directory in which something changes all the time is read every two seconds.
-const MOST_QUIETS: usize = 20;
+/// A directory in which something changes all the time is read every two seconds.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Network file systems tell of no changes that others make. A look costs a microsecond a file.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -221,3 +219,56 @@ const MOST_WATCHES: usize = 1_024;
 
 /// As many links as Linux follows.
 const MOST_LINKS: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use bartizan_testkit::TestDir;
+
+    use super::super::files::{Place, Source};
+    use super::*;
+
+    /// Goes on by some time whenever it is asked.
+    #[derive(Debug)]
+    struct Ticking(std::sync::atomic::AtomicU64);
+
+    impl Clock for Ticking {
+        fn now(&self) -> std::time::SystemTime {
+            let millis = self.0.fetch_add(5, std::sync::atomic::Ordering::Relaxed);
+            std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+        }
+    }
+
+    #[test]
+    fn a_burst_is_waited_out_but_not_for_ever() {
+        let (tell, events) = sync_channel(1_000);
+        for _ in 0..200 {
+            tell.send(Event::Changed).unwrap();
+        }
+        assert!(settle(&events, Ticking(0.into())));
+        assert!(events.try_recv().is_err(), "a second of events, all of them taken");
+        for _ in 0..1_000 {
+            tell.send(Event::Changed).unwrap();
+        }
+        assert!(settle(&events, Ticking(0.into())));
+        assert!(events.try_recv().is_ok(), "given up after two seconds");
+        while events.try_recv().is_ok() {}
+        tell.send(Event::Stop).unwrap();
+        assert!(!settle(&events, Ticking(0.into())));
+    }
+
+    #[test]
+    fn side_files_of_a_bundle_are_looked_at() {
+        let dir = TestDir::new();
+        dir.write("site.pem.rsa", "");
+        let mut config = Config::new();
+        let place = Place::Path(dir.join("site.pem"));
+        config.sources.push(Source { place, names: None });
+        let before = look(&config);
+        for file in ["site.pem.rsa.ocsp", "site.pem.ecdsa.key", "site.pem.issuer", "site.key"] {
+            let written = dir.write(file, "new");
+            assert_ne!(look(&config), before, "{file}");
+            fs::remove_file(written).unwrap();
+            assert_eq!(look(&config), before, "{file}");
+        }
+    }
+}

@@ -53,8 +53,9 @@ pub enum HandshakeError {
     #[error("given up in favour of other clients that waited")]
     Displaced,
 
-    /// The client of a resumed session is not trusted any more.
-    #[error("the client that resumed a session is not trusted any more: {reason}")]
+    /// While the handshake went on, a new generation was put in force that does not trust the
+    /// client.
+    #[error("the client is trusted no more: {reason}")]
     Distrusted {
         /// What the verifier said.
         reason: Arc<str>,
@@ -138,7 +139,7 @@ pub enum HandshakeReason {
     ClientCertIssuer,
     /// The client's certificate is bad in another way.
     ClientCertBad,
-    /// The client of a resumed session is not trusted any more.
+    /// The client was trusted no more by the end of the handshake.
     ClientDistrusted,
     /// The server's own key cannot be used.
     ServerKey,

@@ -1,6 +1,7 @@
 //! One connection, from its first byte to the end of what serves it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -55,8 +56,19 @@ pin_project! {
     }
 }
 
+impl<IO, F> State<IO, F> {
+    /// Why the handshake is being refused, if it is.
+    fn refusal(self: Pin<&mut Self>) -> Option<HandshakeError> {
+        match self.project() {
+            StateProj::Refuse { error, .. } => error.take(),
+            _ => None,
+        }
+    }
+}
+
 struct Handshake {
     layer: TlsTerminateLayer,
+    peer: SocketAddr,
     since: Instant,
     info: Option<(ConnInfo, DrainWatch)>,
     sni: Option<Arc<str>>,
@@ -75,6 +87,7 @@ impl<IO, S: Service<Conn<TlsStream<IO>>>> TerminateFuture<IO, S> {
             inner,
             handshake: Handshake {
                 layer,
+                peer: info.peer(),
                 since: Instant::now(),
                 info: Some((info, drain)),
                 sni: None,
@@ -118,8 +131,10 @@ where
                 }
                 Poll::Pending => {
                     let this = self.project();
-                    let gone_wrong = ready!(this.handshake.poll_cut(this.deadline, cx));
-                    return Poll::Ready(Err(this.handshake.fail(gone_wrong)));
+                    let cut = ready!(this.handshake.poll_cut(this.deadline, cx));
+                    // A client that does not even read why it is refused is refused for that.
+                    let refused = this.state.refusal();
+                    return Poll::Ready(Err(this.handshake.fail(refused.unwrap_or(cut))));
                 }
             }
         }
@@ -203,6 +218,9 @@ impl Handshake {
         let chosen = generation.choose(&hello, store.now()).map_err(|refusal| match refusal {
             Refusal::Name(NoCertificate::UnknownName) => HandshakeError::UnknownName,
             Refusal::Name(NoCertificate::NoName) => HandshakeError::NoName,
+            Refusal::Name(NoCertificate::Incompatible) => {
+                HandshakeError::Tls(rustls::PeerIncompatible::NoSignatureSchemesInCommon.into())
+            }
             Refusal::Key { source, error } => HandshakeError::Key { certificate: source, error },
         })?;
         let config = Arc::clone(&chosen.config);
@@ -225,11 +243,7 @@ impl Handshake {
         let (mut conn, mut drain) = self.info.take().expect("a handshake finishes once");
         if let Some((generation, chosen)) = self.chosen.take() {
             info.served = Some(Arc::clone(&chosen.served));
-            if let Err(error) = self.trust(tls, &mut info, &generation, &chosen) {
-                // The event of the failure tells the peer.
-                self.info = Some((conn, drain));
-                return Err(error);
-            }
+            self.trust(tls, &mut info, &generation, &chosen)?;
             if let Some(vigil) = &self.vigil {
                 drain = drain.or(vigil.drain());
             }
@@ -245,7 +259,8 @@ impl Handshake {
         Ok(Conn::new(stream, conn).with_drain(drain))
     }
 
-    /// Notes who the client is, whether that is still so, and how long it is going to be.
+    /// Notes who the client is, and watches over how long it is trusted. (That it is now, rustls or
+    /// the ticket's keeper has seen to.)
     fn trust(
         &mut self,
         tls: &ServerConnection,
@@ -258,15 +273,6 @@ impl Handshake {
         let mut expiry =
             rules.on_server_expiry.then(|| (chosen.entry.not_after, WithdrawnWhy::ServerExpired));
         if let Some(chain) = tls.peer_certificates().filter(|chain| !chain.is_empty()) {
-            // A session is resumed with the certificates that it was made with. The tickets of
-            // other roots and CRLs do not open, but time has passed.
-            if info.resumed
-                && let Err(error) =
-                    generation.client_policy(chosen.policy).verify(chain, store.now())
-            {
-                let reason = error.to_string().into();
-                return Err(HandshakeError::Distrusted { reason });
-            }
             let client = Arc::new(client_identity(chain));
             if rules.on_client_expiry
                 && let Some(at) = client.not_after
@@ -282,7 +288,10 @@ impl Handshake {
         if watched || expiry.is_some() {
             let client = info.client.clone().filter(|_| watched);
             let member = store.shared().live().join(client, chosen.policy);
-            member.catch_up(generation.number, &store.current(), store.now());
+            let (seen, now) = (generation.number, store.now());
+            if let Some(reason) = member.catch_up(seen, &store.current(), &rules, now) {
+                return Err(HandshakeError::Distrusted { reason });
+            }
             let clock = Arc::clone(store.clock());
             self.vigil = Some(Box::new(Vigil::new(member, rules, clock, expiry)));
         }
@@ -291,14 +300,15 @@ impl Handshake {
 
     fn withdraw(&self, why: &WithdrawnWhy) -> HandshakeError {
         let reason: Arc<str> = why.to_string().into();
-        tracing::info!(%reason, "TLS connection ended");
+        let (peer, sni) = (tracing::field::display(self.peer), self.sni.as_deref());
+        tracing::info!(peer, sni, %reason, "TLS connection ended");
         HandshakeError::Withdrawn { reason }
     }
 
     fn fail(&self, error: HandshakeError) -> HandshakeError {
         let Some(reason) = error.reason() else { return error };
         self.layer.counts.note_failed(reason);
-        let peer = self.info.as_ref().map(|(info, _)| tracing::field::display(info.peer()));
+        let peer = tracing::field::display(self.peer);
         let (ms, sni) = (self.since.elapsed().as_millis() as u64, self.sni.as_deref());
         let class = reason.as_str();
         let cause = error.cause();
@@ -339,6 +349,7 @@ impl Alert {
     fn of(error: &HandshakeError) -> Self {
         let description = match error {
             HandshakeError::UnknownName | HandshakeError::NoName => UNRECOGNIZED_NAME,
+            HandshakeError::Tls(_) => HANDSHAKE_FAILURE,
             _ => INTERNAL_ERROR,
         };
         // RFC 8446 §5.1 and §6: type, legacy version, length, then level and description.
@@ -362,5 +373,6 @@ impl Alert {
 }
 
 const FATAL: u8 = 2;
+const HANDSHAKE_FAILURE: u8 = 40;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;

@@ -413,3 +413,93 @@ async fn a_connection_writes_as_far_ahead_as_it_may() {
         assert_eq!(served.unwrap(), written, "{limit} bytes");
     }
 }
+
+#[derive(Debug)]
+struct Rotating(std::sync::Mutex<Arc<rustls::sign::CertifiedKey>>);
+
+impl rustls::client::ResolvesClientCert for Rotating {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.lock().unwrap().clone())
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct SetClock(std::sync::Mutex<std::time::SystemTime>);
+
+impl bartizan_net::clock::Clock for SetClock {
+    fn now(&self) -> std::time::SystemTime {
+        *self.0.lock().unwrap()
+    }
+}
+
+fn certified(minted: &bartizan_testkit::Minted) -> Arc<rustls::sign::CertifiedKey> {
+    let key = aws_lc_rs::sign::any_supported_type(&minted.key_der()).unwrap();
+    Arc::new(rustls::sign::CertifiedKey::new(minted.chain_der(), key))
+}
+
+#[tokio::test]
+async fn a_client_with_a_renewed_certificate_gets_in_although_it_has_a_ticket() {
+    use bartizan_net::clock::{Clock, SystemClock};
+
+    let hour = Duration::from_secs(3_600);
+    let now = SystemClock.now();
+    let ca = TestCa::new("test root");
+    let site = ca.issue(Leaf::server("localhost"));
+    let clients = TestCa::new("clients");
+    let old = clients.issue(Leaf::client("svc").not_after(now + hour));
+    let new = clients.issue(Leaf::client("svc").not_after(now + hour * 20));
+    let clock = Arc::new(SetClock(std::sync::Mutex::new(now)));
+    let roots = crate::PemSource::memory("clients", clients.cert_pem().into_bytes());
+    let store = CertStore::builder()
+        .pem("site", site.bundle_pem())
+        .client_auth(crate::ClientAuth::required(roots))
+        .clock(Arc::clone(&clock))
+        .build()
+        .unwrap();
+    let layer = TlsTerminateLayer::new(store);
+    let resolver = Arc::new(Rotating(std::sync::Mutex::new(certified(&old))));
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(ca.roots())
+        .with_client_cert_resolver(resolver.clone());
+    let config = Arc::new(config);
+    assert!(!info(&layer, config.clone(), "localhost").await.resumed);
+    assert!(info(&layer, config.clone(), "localhost").await.resumed);
+    // The client renews its certificate in time; then the old one ends.
+    *resolver.0.lock().unwrap() = certified(&new);
+    *clock.0.lock().unwrap() = now + hour * 2;
+    let served = info(&layer, config.clone(), "localhost").await;
+    assert!(!served.resumed);
+    let client = served.client.unwrap();
+    assert_eq!(client.chain[0], new.cert_der().as_ref());
+    assert!(info(&layer, config, "localhost").await.resumed);
+}
+
+#[tokio::test]
+async fn a_certificate_is_chosen_that_the_servers_own_suites_can_serve() {
+    let ca = TestCa::new("test root");
+    let ec = ca.issue(Leaf::server("localhost"));
+    let rsa = ca.issue(Leaf::server("localhost").key(bartizan_testkit::KeyType::Rsa2048));
+    let settings = crate::TlsSettings::new()
+        .tls12_only()
+        .cipher_suites(["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"])
+        .unwrap();
+    let store = CertStore::builder()
+        .pem("ec", ec.bundle_pem())
+        .pem("rsa", rsa.bundle_pem())
+        .settings(settings)
+        .build()
+        .unwrap();
+    let layer = TlsTerminateLayer::new(store);
+    let client = client_of(&ca, &rustls::version::TLS12);
+    let (served, _) = shake(&layer, client, "localhost", duplex(65_536)).await;
+    assert!(served.is_ok(), "{:?}", served.unwrap_err());
+}

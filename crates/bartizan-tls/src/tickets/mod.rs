@@ -16,9 +16,12 @@ use ticketer::Ticketer;
 
 mod import;
 mod ring;
+mod sessions;
 mod ticketer;
 
 pub use import::{TicketKeyError, TicketKeyProblem};
+
+pub(crate) use sessions::TrustedSessions;
 
 /// The secrets that session tickets are made and opened with. Clones share them.
 ///
@@ -160,7 +163,7 @@ impl TicketKeys {
     /// Makes and opens the tickets of one `trust` for a [`ServerConfig`](rustls::ServerConfig).
     ///
     /// `trust` is a digest of all that decides which clients are let in and as whom: policy, roots,
-    /// revocation lists, name. Ticketers open each other's tickets if both their keys and their
+    /// revocation lists. (Not the name: rustls compares the server name itself.) Ticketers open each other's tickets if both their keys and their
     /// trust are the same. Without that a session that was made where no client certificate is
     /// needed would be resumed where one is.
     pub fn ticketer(&self, trust: [u8; 32], clock: Arc<dyn Clock>) -> Arc<dyn ProducesTickets> {
