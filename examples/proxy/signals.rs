@@ -1,6 +1,8 @@
 //! SIGTERM and SIGINT drain, a second one ends at once. SIGHUP loads certificates again.
 
 use std::io;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use bartizan::net::{Drain, Phase};
@@ -27,14 +29,14 @@ impl Signals {
     /// Obeys them for as long as the process lives.
     pub(crate) async fn obey(mut self, drain: Drain, grace: Duration, certs: CertStore) {
         let mut draining = None;
+        let reload = reloads(certs);
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.hangup.recv() => {
-                    let certs = certs.clone();
-                    // What it finds wrong it logs itself.
-                    tokio::task::spawn_blocking(move || _ = certs.reload());
+                    // If one is waiting already, it will see what this one would.
+                    let _ = reload.try_send(());
                     continue;
                 }
             }
@@ -47,4 +49,15 @@ impl Signals {
             draining = Some(tokio::spawn(async move { drain.run(Duration::ZERO, grace).await }));
         }
     }
+}
+
+/// A thread that loads certificates again whenever it is told. What it finds wrong is logged.
+fn reloads(certs: CertStore) -> SyncSender<()> {
+    let (tell, told) = sync_channel(1);
+    thread::spawn(move || {
+        while told.recv().is_ok() {
+            let _ = certs.reload();
+        }
+    });
+    tell
 }

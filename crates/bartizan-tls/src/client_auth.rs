@@ -52,6 +52,7 @@ pub(crate) use policy::ClientPolicy;
 /// # let _ = partners;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[must_use = "give it to `CertStoreBuilder::client_auth` or to `HostRules`"]
 pub struct ClientAuth {
     mode: ClientAuthMode,
     /// `None` exactly if the mode is off.

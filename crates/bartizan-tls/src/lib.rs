@@ -55,4 +55,9 @@ pub use terminate::{
 };
 pub use tickets::{TicketKeyError, TicketKeyProblem, TicketKeys};
 
-pub use bartizan_net::{ServedCertificate, TlsInfo};
+pub use bartizan_net::clock::Clock;
+pub use bartizan_net::{ClientAuthMode, ClientIdentity, ServedCertificate, TlsInfo};
+
+/// The TLS library: what is given to [`TlsTerminateLayer::from_config`],
+/// [`TlsSettings::dangerous_key_log`] and [`TicketKeys::ticketer`] is of this version of it.
+pub use rustls;

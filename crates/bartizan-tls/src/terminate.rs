@@ -2,6 +2,7 @@
 
 mod error;
 mod handshake;
+mod refuse;
 mod vigil;
 
 use std::num::NonZeroUsize;
@@ -36,6 +37,7 @@ pub use handshake::TerminateFuture;
 /// TLS 1.2 and 1.3; the key exchange X25519MLKEM768 is preferred; sessions resume with tickets.
 /// All of that can be changed in the [`CertStore`].
 #[derive(Clone)]
+#[must_use = "a layer does nothing before it is put around a service"]
 pub struct TlsTerminateLayer {
     served: Served,
     handshake_timeout: Duration,

@@ -85,9 +85,9 @@
 //! # use tower::ServiceBuilder;
 //! # async fn run(web: Cluster, drain: Drain) -> Result<(), Box<dyn std::error::Error>> {
 //! # let requests = Balance::new(web, RoundRobin::new(), HttpPool::new(TcpDial::new()));
-//! let certificate = Identity::from_pem_file("/etc/ssl/certs/domain.pem")?;
+//! let certificates = CertStore::watch("/etc/ssl/certs/site")?;
 //! let connections = ServiceBuilder::new()
-//!     .layer(TlsTerminateLayer::new(certificate))
+//!     .layer(TlsTerminateLayer::new(certificates))
 //!     .service(ServeHttp::new(requests));
 //!
 //! let listener = tokio::net::TcpListener::bind("[::]:443").await?;
@@ -95,9 +95,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Identity`] holds a chain and its key, read from one file in any order, or from two. Once it
-//! exists it is whole: the key belongs to the leaf, and the leaf is valid now. What is wrong
-//! otherwise is in the error, with the file and the section in it.
+//! [`CertStore`] holds certificates with their keys, from a file or a directory, and loads them again
+//! when they change; see [below](#certificates). For a single one that never changes there is
+//! [`Identity`]. What is wrong with a file is in the error, with the section in it.
 //!
 //! [`TlsTerminateLayer`] makes a service of plaintext connections out of one of decrypted
 //! connections. [`ServeHttp`] speaks HTTP/2 where the handshake agreed on `h2`, else HTTP/1.1.
@@ -138,7 +138,8 @@
 //! | what failed | who is told |
 //! | --- | --- |
 //! | accepting, for want of descriptors or memory | the log, at most every 10 s; accepting goes on |
-//! | a handshake | the client by an alert; the log (info), with peer, server name, reason, time |
+//! | a handshake | the client by an alert; the log (info), with peer, server name, reason, time; [`counts`](TlsTerminateLayer::counts) |
+//! | certificates that cannot be loaded again | the log (error), with the file; [`CertStore::status`]; the last good ones are served |
 //! | a request service | the client by a status and nothing else; the log (info) |
 //! | a try at a backend that is followed by another | the log (debug) |
 //! | a response's body, half way | the client: HTTP/1.1 by the end of the connection, HTTP/2 by a reset of the stream |
@@ -160,6 +161,58 @@
 //! | 500 | an error that it does not know, from a layer of yours |
 //!
 //! So a layer of yours that wants another status answers with a response instead of an error.
+//!
+//! # Certificates
+//!
+//! ```no_run
+//! # use bartizan::prelude::*;
+//! use bartizan::tls::TicketSource;
+//!
+//! # fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = CertStore::builder()
+//!     .path("/etc/haproxy/certs")
+//!     .host(
+//!         ["admin.example.com", "*.staff.example.com"],
+//!         HostRules::new().client_auth(
+//!             ClientAuth::required("/etc/ssl/staff-ca.pem").crl("/etc/ssl/staff.crl"),
+//!         ),
+//!     )
+//!     .tickets(TicketSource::SecretFile("/etc/ssl/tickets.secret".into()))
+//!     .watch()?;
+//! # let _ = store; Ok(()) }
+//! ```
+//!
+//! A directory is read as HAProxy reads one, side files (`.key`, `.ocsp`, `.issuer`) included; see
+//! [`CertStoreBuilder::path`](crate::tls::CertStoreBuilder::path). Everything that is named here is
+//! watched, by directory, so that links that are turned and files that are moved into place count as
+//! changes. A change leads to a new *generation*: certificates, authorities, revocation lists and
+//! ticket keys, loaded together, in force all at once or not at all. Each handshake is governed by
+//! one; [`ServedCertificate`](crate::tls::ServedCertificate) in [`ConnInfo`] says by which.
+//!
+//! | what | default | where to change it |
+//! | --- | --- | --- |
+//! | unknown or missing server name | the certificate that was loaded first | [`strict_sni`](crate::tls::CertStoreBuilder::strict_sni) |
+//! | versions, cipher suites, groups, ALPN | TLS 1.2 and 1.3, X25519MLKEM768 first, `h2` and `http/1.1` | [`TlsSettings`](crate::tls::TlsSettings), [`HostRules`] |
+//! | client certificates | not asked for | [`ClientAuth`], for all or in [`HostRules`] |
+//! | a CRL out of date | nobody of its issuer is let in | [`ClientAuth::crl_expiry`] |
+//! | an issuer without a CRL, where there are some | nobody of it is let in | [`ClientAuth::unknown_revocation`] |
+//! | a client that a new generation does not trust | its connections end within 10 s | [`Withdrawal`](crate::tls::Withdrawal) |
+//! | a client certificate that expires while it is used | its connections go on | [`Withdrawal`](crate::tls::Withdrawal) |
+//! | session tickets | keys at random, new ones every 6 h, which reloads survive | [`TicketKeys`](crate::tls::TicketKeys) |
+//! | early data (0-RTT) | never | – |
+//! | OCSP responses beside certificates | stapled if they are good and in date | [`staple_files`](crate::tls::CertStoreBuilder::staple_files) |
+//! | handshakes in progress | 4,096, in fair shares by source address | [`HandshakeLimit`](crate::tls::HandshakeLimit) |
+//!
+//! A ticket opens only under the trust that it was made under: the mode, the authorities and the
+//! revocation lists of its host. So sessions resume where client certificates are asked for as well,
+//! and one from a host without them opens no host with them.
+//!
+//! Where rules differ by host, put a [`HostGuardLayer`] in front of the requests. A client names the
+//! host twice, in the handshake and in each request, and nothing but the guard keeps it from naming
+//! two. It answers 421 where a handshake for the second name would have asked for more.
+//!
+//! Requests tell who the client is by `ConnInfo`: its common name, DNS names, SPIFFE ID, serial and
+//! chain are in [`ClientIdentity`](crate::net::ClientIdentity). [`ClientCertLayer`] tells backends.
 //!
 //! # Limits on time
 //!

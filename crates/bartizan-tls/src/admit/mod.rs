@@ -87,6 +87,7 @@ impl fmt::Debug for HandshakeLimit {
 }
 
 /// A slot of a [`HandshakeLimit`], held until it is dropped or displaced.
+#[must_use = "the slot is free again as soon as it is dropped"]
 pub struct HandshakeSlot {
     entry: Entry,
 }

@@ -37,6 +37,7 @@ pub(crate) struct Host {
 
 /// What is different for some host names. What is not said is as for all.
 #[derive(Clone, Debug, Default)]
+#[must_use = "give it to `CertStoreBuilder::host`"]
 pub struct HostRules {
     pub(crate) client_auth: Option<ClientAuth>,
     pub(crate) alpn: Option<Vec<Vec<u8>>>,

@@ -11,17 +11,19 @@ use rustls::{CipherSuite, KeyLog, SupportedCipherSuite, SupportedProtocolVersion
 /// | setting | default |
 /// | --- | --- |
 /// | versions | TLS 1.2 and 1.3 |
-/// | cipher suites | AES-256-GCM, AES-128-GCM, ChaCha20-Poly1305; with ECDHE in TLS 1.2; the client's order |
+/// | cipher suites | AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305; with ECDHE in TLS 1.2 |
+/// | whose order | the server's; but a client that puts ChaCha20 first, for want of hardware for AES, gets it |
 /// | groups | X25519MLKEM768, X25519, P-256, P-384 |
 /// | ALPN | `h2`, `http/1.1` |
 /// | early data (0-RTT) | never: it can be replayed |
 /// | renegotiation, compression, RSA key exchange, CBC | rustls has none of them |
 /// | key log | none |
 #[derive(Clone)]
+#[must_use = "give it to `CertStoreBuilder::settings`"]
 pub struct TlsSettings {
     provider: Arc<CryptoProvider>,
     versions: &'static [&'static SupportedProtocolVersion],
-    server_order: bool,
+    client_order: bool,
     alpn: Vec<Vec<u8>>,
     key_log: Option<Arc<dyn KeyLog>>,
 }
@@ -30,9 +32,9 @@ impl TlsSettings {
     /// The defaults.
     pub fn new() -> Self {
         Self {
-            provider: Arc::new(aws_lc_rs::default_provider()),
+            provider: Arc::new(default_provider()),
             versions: &BOTH,
-            server_order: false,
+            client_order: false,
             alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             key_log: None,
         }
@@ -48,10 +50,8 @@ impl TlsSettings {
         Self { versions: &TLS12, ..self }
     }
 
-    /// Allows these cipher suites and no others, by their IANA names, e.g.
+    /// Allows these cipher suites and no others, the preferred one first, by their IANA names, e.g.
     /// `TLS13_AES_128_GCM_SHA256`, `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`.
-    ///
-    /// The order counts only with [`server_order`](Self::server_order).
     ///
     /// # Errors
     ///
@@ -83,12 +83,9 @@ impl TlsSettings {
         Ok(self)
     }
 
-    /// Prefers cipher suites in the order of the settings rather than in the client's.
-    ///
-    /// A client puts ChaCha20 first because it has no hardware for AES; the server's order takes no
-    /// notice of that.
-    pub fn server_order(self) -> Self {
-        Self { server_order: true, ..self }
+    /// Follows the client's order of cipher suites instead of the server's.
+    pub fn client_order(self) -> Self {
+        Self { client_order: true, ..self }
     }
 
     /// Agrees on one of these protocols, the preferred one first. Hosts can have their own, see
@@ -128,8 +125,8 @@ impl TlsSettings {
         &self.alpn
     }
 
-    pub(crate) fn is_server_order(&self) -> bool {
-        self.server_order
+    pub(crate) fn is_client_order(&self) -> bool {
+        self.client_order
     }
 
     pub(crate) fn key_log(&self) -> Option<&Arc<dyn KeyLog>> {
@@ -187,6 +184,23 @@ impl SettingsError {
     }
 }
 
+/// As rustls has it, but AES-128 before AES-256, which is slower and no safer in practice.
+fn default_provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    let is_aes_256 = |suite: &SupportedCipherSuite| {
+        suite.suite().as_str().is_some_and(|name| name.contains("AES_256"))
+    };
+    let is_chacha = |suite: &SupportedCipherSuite| is_chacha(suite.suite());
+    // Stable, so within each the order of rustls stays.
+    provider.cipher_suites.sort_by_key(|s| (is_chacha(s), is_aes_256(s)));
+    provider
+}
+
+/// Whether a suite is one of ChaCha20's.
+pub(crate) fn is_chacha(suite: CipherSuite) -> bool {
+    suite.as_str().is_some_and(|name| name.contains("CHACHA20"))
+}
+
 /// Of `all`, those with these names, in the order of the names.
 fn chosen<T: Copy, N: AsRef<str>>(
     names: impl IntoIterator<Item = N>,
@@ -216,6 +230,16 @@ mod tests {
     fn the_default_prefers_post_quantum_key_exchange() {
         let groups = &TlsSettings::new().provider.kx_groups;
         assert_eq!(groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
+    }
+
+    #[test]
+    fn the_default_prefers_aes_128_and_has_chacha_last() {
+        let suites = &TlsSettings::new().provider.cipher_suites;
+        let names: Vec<_> = suites.iter().map(|s| s.suite().as_str().unwrap()).collect();
+        assert_eq!(names[0], "TLS13_AES_128_GCM_SHA256");
+        assert!(names[..3].iter().all(|name| name.contains("AES_128")), "{names:?}");
+        assert!(names[6..].iter().all(|name| name.contains("CHACHA20")), "{names:?}");
+        assert_eq!(names.len(), 9);
     }
 
     #[test]

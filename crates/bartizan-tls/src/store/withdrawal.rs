@@ -14,6 +14,7 @@ use std::time::Duration;
 /// | a client's certificate expires | goes on |
 /// | the server's own certificate expires | goes on |
 #[derive(Clone, Copy, Debug)]
+#[must_use = "give it to `CertStoreBuilder::withdrawal`"]
 pub struct Withdrawal {
     pub(crate) on_trust_change: bool,
     pub(crate) on_client_expiry: bool,

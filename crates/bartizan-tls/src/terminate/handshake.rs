@@ -1,11 +1,12 @@
 //! One connection, from its first byte to the end of what serves it.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::{fmt, io};
+use std::time::Duration;
 
 use bartizan_net::{BoxError, Conn, ConnInfo, DrainWatch, TlsInfo};
 use pin_project_lite::pin_project;
@@ -14,10 +15,11 @@ use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{Accept, LazyConfigAcceptor, StartHandshake};
+use tokio_rustls::{FallibleAccept, LazyConfigAcceptor, StartHandshake};
 use tower_service::Service;
 
 use super::error::HandshakeError;
+use super::refuse::{Alert, poll_discard};
 use super::vigil::Vigil;
 use super::{Served, TlsTerminateLayer};
 use crate::admit::{Entering, HandshakeSlot};
@@ -29,7 +31,8 @@ pin_project! {
     ///
     /// ```text
     /// Waiting ─ a place ─▶ Hello ─ chosen ─▶ Finish ─▶ Serve
-    ///                        └ refused ─▶ Refuse
+    ///                        │                 └ failed ─▶ Linger
+    ///                        └ refused ─▶ Refuse ────────────┘
     /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct TerminateFuture<IO, S>
@@ -50,8 +53,9 @@ pin_project! {
     enum State<IO, F> {
         Waiting { place: Entering, io: Option<IO> },
         Hello { #[pin] hello: LazyConfigAcceptor<IO> },
-        Finish { #[pin] accept: Accept<IO> },
-        Refuse { io: IO, alert: Alert, error: Option<HandshakeError> },
+        Finish { #[pin] accept: FallibleAccept<IO> },
+        Refuse { io: Option<IO>, alert: Alert, error: Option<HandshakeError> },
+        Linger { io: IO, budget: usize, error: Option<HandshakeError> },
         Serve { #[pin] response: F },
     }
 }
@@ -60,7 +64,7 @@ impl<IO, F> State<IO, F> {
     /// Why the handshake is being refused, if it is.
     fn refusal(self: Pin<&mut Self>) -> Option<HandshakeError> {
         match self.project() {
-            StateProj::Refuse { error, .. } => error.take(),
+            StateProj::Refuse { error, .. } | StateProj::Linger { error, .. } => error.take(),
             _ => None,
         }
     }
@@ -161,20 +165,34 @@ where
                     Ok(config) => State::Finish { accept: this.handshake.start(start, config) },
                     Err(error) => {
                         let alert = Alert::of(&error);
-                        State::Refuse { io: start.io, alert, error: Some(error) }
+                        State::Refuse { io: Some(start.io), alert, error: Some(error) }
                     }
                 }
             }
             StateProj::Refuse { io, alert, error } => {
                 // Whether it arrives or not, the handshake has failed for the same reason.
-                let _ = ready!(alert.poll_write(Pin::new(io), cx));
-                return Poll::Ready(Err(error.take().expect("a handshake is refused once")));
+                if let Some(unsent) = io {
+                    let _ = ready!(alert.poll_write(Pin::new(unsent), cx));
+                }
+                match io.take() {
+                    Some(io) => this.handshake.linger(io, error.take(), this.deadline),
+                    None => return Poll::Ready(error.take().map_or(Ok(()), Err)),
+                }
             }
-            StateProj::Finish { accept } => {
-                let stream = ready!(accept.poll(cx)).map_err(HandshakeError::from_io)?;
-                let conn = this.handshake.finish(stream)?;
-                *this.deadline = None;
-                State::Serve { response: this.inner.call(conn) }
+            StateProj::Finish { accept } => match ready!(accept.poll(cx)) {
+                Ok(stream) => {
+                    let conn = this.handshake.finish(stream)?;
+                    *this.deadline = None;
+                    State::Serve { response: this.inner.call(conn) }
+                }
+                Err((error, io)) => match HandshakeError::from_io(error) {
+                    error @ HandshakeError::Transport(_) => return Poll::Ready(Err(error)),
+                    error => this.handshake.linger(io, Some(error), this.deadline),
+                },
+            },
+            StateProj::Linger { io, budget, error } => {
+                ready!(poll_discard(Pin::new(io), budget, cx));
+                return Poll::Ready(error.take().map_or(Ok(()), Err));
             }
             StateProj::Serve { .. } => return Poll::Pending,
         };
@@ -228,12 +246,32 @@ impl Handshake {
         Ok(config)
     }
 
-    fn start<IO>(&self, start: StartHandshake<IO>, config: Arc<ServerConfig>) -> Accept<IO>
+    /// Waits for a moment for the client to take the alert in.
+    ///
+    /// In TLS 1.3 a client sends its first request before it knows whether its certificate is good.
+    /// If that lies unread when the socket is closed, the system resets the connection, and the
+    /// alert is lost.
+    fn linger<IO, F>(
+        &mut self,
+        io: IO,
+        error: Option<HandshakeError>,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
+    ) -> State<IO, F> {
+        // Others may shake hands meanwhile.
+        self.slot = None;
+        if let Some(deadline) = deadline {
+            let end = deadline.deadline().min(Instant::now() + LINGER);
+            deadline.as_mut().reset(end);
+        }
+        State::Linger { io, budget: LINGER_BYTES, error }
+    }
+
+    fn start<IO>(&self, start: StartHandshake<IO>, config: Arc<ServerConfig>) -> FallibleAccept<IO>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let limit = self.layer.send_buffer_limit.get();
-        start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(limit)))
+        start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(limit))).into_fallible()
     }
 
     fn finish<IO>(&mut self, stream: TlsStream<IO>) -> Result<Conn<TlsStream<IO>>, HandshakeError> {
@@ -339,40 +377,8 @@ fn tls_info(tls: &ServerConnection, sni: Option<Arc<str>>) -> TlsInfo {
     info
 }
 
-/// A fatal alert in the clear, which rustls cannot be told to send before it has a certificate.
-struct Alert {
-    record: [u8; 7],
-    written: usize,
-}
+/// Time for an alert to arrive and for the client to close: some round trips.
+const LINGER: Duration = Duration::from_millis(500);
 
-impl Alert {
-    fn of(error: &HandshakeError) -> Self {
-        let description = match error {
-            HandshakeError::UnknownName | HandshakeError::NoName => UNRECOGNIZED_NAME,
-            HandshakeError::Tls(_) => HANDSHAKE_FAILURE,
-            _ => INTERNAL_ERROR,
-        };
-        // RFC 8446 §5.1 and §6: type, legacy version, length, then level and description.
-        Self { record: [21, 3, 3, 0, 2, FATAL, description], written: 0 }
-    }
-
-    fn poll_write<IO: AsyncWrite>(
-        &mut self,
-        mut io: Pin<&mut IO>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.written < self.record.len() {
-            match ready!(io.as_mut().poll_write(cx, &self.record[self.written..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.written += n,
-            }
-        }
-        ready!(io.as_mut().poll_flush(cx))?;
-        io.poll_shutdown(cx)
-    }
-}
-
-const FATAL: u8 = 2;
-const HANDSHAKE_FAILURE: u8 = 40;
-const INTERNAL_ERROR: u8 = 80;
-const UNRECOGNIZED_NAME: u8 = 112;
+/// A client's first requests, as far as they go before its alert arrives.
+const LINGER_BYTES: usize = 64 * 1024;

@@ -4,7 +4,9 @@ use bartizan_net::{ConnInfo, Drain, Phase, TlsInfo};
 use bartizan_testkit::{Leaf, TestCa, Trickle};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig, ClientConnection, SupportedProtocolVersion};
+use rustls::{
+    AlertDescription, CipherSuite, ClientConfig, ClientConnection, SupportedProtocolVersion,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -181,7 +183,7 @@ async fn tls_1_3_is_spoken_with_a_post_quantum_key_exchange() {
     let info = info(&layer, ca.client_config(&["h2", "http/1.1"]), "localhost").await;
     assert_eq!(info.sni.as_deref(), Some("localhost"));
     assert_eq!(info.version, Some("TLSv1.3"));
-    assert_eq!(info.cipher, Some("TLS13_AES_256_GCM_SHA384"));
+    assert_eq!(info.cipher, Some("TLS13_AES_128_GCM_SHA256"));
     assert_eq!(info.group, Some("X25519MLKEM768"));
     assert!(info.is_h2() && !info.resumed);
 }
@@ -192,7 +194,7 @@ async fn tls_1_2_is_spoken() {
     let client = client_of(&ca, &rustls::version::TLS12);
     let first = info(&layer, client.clone(), "localhost").await;
     assert_eq!(first.version, Some("TLSv1.2"));
-    assert_eq!(first.cipher, Some("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));
+    assert_eq!(first.cipher, Some("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"));
     assert_eq!(first.group, Some("X25519"));
     assert!(!first.resumed);
     assert!(info(&layer, client, "localhost").await.resumed);
@@ -502,4 +504,43 @@ async fn a_certificate_is_chosen_that_the_servers_own_suites_can_serve() {
     let client = client_of(&ca, &rustls::version::TLS12);
     let (served, _) = shake(&layer, client, "localhost", duplex(65_536)).await;
     assert!(served.is_ok(), "{:?}", served.unwrap_err());
+}
+
+/// A client that offers these cipher suites, in this order.
+fn client_with_suites(ca: &TestCa, suites: &[CipherSuite]) -> Arc<ClientConfig> {
+    let mut provider = aws_lc_rs::default_provider();
+    let all = std::mem::take(&mut provider.cipher_suites);
+    let find = |suite: &CipherSuite| *all.iter().find(|s| s.suite() == *suite).unwrap();
+    provider.cipher_suites = suites.iter().map(find).collect();
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(ca.roots())
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+#[tokio::test]
+async fn the_order_of_suites_is_the_servers_but_chacha_first_is_heeded() {
+    use CipherSuite::{
+        TLS13_AES_128_GCM_SHA256 as AES_128, TLS13_AES_256_GCM_SHA384 as AES_256,
+        TLS13_CHACHA20_POLY1305_SHA256 as CHACHA,
+    };
+    let (layer, ca) = layer();
+    let site = ca.issue(Leaf::server("localhost"));
+    let store = CertStore::builder().pem("site.pem", site.bundle_pem());
+    let store = store.settings(crate::TlsSettings::new().client_order()).build().unwrap();
+    let clients_order = TlsTerminateLayer::new(store);
+    for (offered, agreed, in_clients_order) in [
+        (&[AES_256, CHACHA, AES_128][..], AES_128, AES_256),
+        (&[AES_256, CHACHA], AES_256, AES_256),
+        (&[CHACHA, AES_128], CHACHA, CHACHA),
+        (&[CHACHA, AES_256, AES_128], CHACHA, CHACHA),
+        (&[AES_128, CHACHA], AES_128, AES_128),
+    ] {
+        for (layer, agreed) in [(&layer, agreed), (&clients_order, in_clients_order)] {
+            let info = info(layer, client_with_suites(&ca, offered), "localhost").await;
+            assert_eq!(info.cipher, agreed.as_str(), "{offered:?}");
+        }
+    }
 }

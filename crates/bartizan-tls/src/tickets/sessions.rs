@@ -144,7 +144,7 @@ mod tests {
         for len in 0..end {
             assert_eq!(client_chain(&whole[..len]), None, "{len}");
         }
-        let mut strange = whole.clone();
+        let mut strange = whole;
         strange[0] = 2;
         assert_eq!(client_chain(&strange), None);
         assert_eq!(client_chain(&[]), None);
