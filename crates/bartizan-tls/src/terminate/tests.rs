@@ -509,7 +509,7 @@ async fn a_certificate_is_chosen_that_the_servers_own_suites_can_serve() {
 /// A client that offers these cipher suites, in this order.
 fn client_with_suites(ca: &TestCa, suites: &[CipherSuite]) -> Arc<ClientConfig> {
     let mut provider = aws_lc_rs::default_provider();
-    let all = std::mem::take(&mut provider.cipher_suites);
+    let all = mem::take(&mut provider.cipher_suites);
     let find = |suite: &CipherSuite| *all.iter().find(|s| s.suite() == *suite).unwrap();
     provider.cipher_suites = suites.iter().map(find).collect();
     let config = ClientConfig::builder_with_provider(Arc::new(provider))
