@@ -1,9 +1,10 @@
 //! Building the program under test.
 
+use std::collections::HashMap;
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The path of the `proxy` example, built on the first call of each test binary.
 ///
@@ -16,10 +17,23 @@ use std::sync::OnceLock;
 /// If it cannot be built; what the compiler says goes to standard error.
 pub fn proxy_binary() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| env::var_os("BARTIZAN_PROXY").map_or_else(build, PathBuf::from)).clone()
+    PATH.get_or_init(|| env::var_os("BARTIZAN_PROXY").map_or_else(|| build("proxy"), PathBuf::from))
+        .clone()
 }
 
-fn build() -> PathBuf {
+/// The path of the example `name`, built in the same way on the first call of each test binary.
+///
+/// # Panics
+///
+/// If it cannot be built; what the compiler says goes to standard error.
+pub fn example_binary(name: &str) -> PathBuf {
+    static PATHS: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
+    let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    let paths = paths.get_or_insert_default();
+    paths.entry(name.to_owned()).or_insert_with(|| build(name)).clone()
+}
+
+fn build(example: &str) -> PathBuf {
     // TARGET/PROFILE/deps/TEST
     let test = env::current_exe().unwrap();
     let mut folders = test.ancestors().skip(2);
@@ -27,7 +41,7 @@ fn build() -> PathBuf {
     let target = folders.next().unwrap();
     let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let output = Command::new(cargo)
-        .args(["build", "--workspace", "--example", "proxy", "--message-format=json"])
+        .args(["build", "--workspace", "--message-format=json", "--example", example])
         .args(["--profile", if profile == "debug" { "dev" } else { profile }])
         .arg("--target-dir")
         .arg(target)
@@ -36,7 +50,7 @@ fn build() -> PathBuf {
         .output()
         .unwrap();
     let messages = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "the proxy example does not build:\n{messages}");
+    assert!(output.status.success(), "the example {example} does not build:\n{messages}");
     // The example is the only thing with an executable, which is a string without escapes.
     let (_, path) = messages.rsplit_once(r#""executable":""#).unwrap();
     PathBuf::from(path.split('"').next().unwrap())

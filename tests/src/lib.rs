@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | [`Site`] | an authority and a certificate for `localhost`, in files |
-//! | [`Proxy`] | the running program: its address, its log, its end |
+//! | [`Proxy`] | the running program: its address, its log, its end; another example as well |
 //! | [`Client`] | an HTTP/1.1 or HTTP/2 connection to it |
 //! | [`raw`] | the same byte by byte, for what a client library would not send |
 //! | [`program`] | other programs, run with a deadline; nginx and Python as backends |
@@ -28,7 +28,7 @@ mod proxy;
 mod site;
 mod wait;
 
-pub use binary::proxy_binary;
+pub use binary::{example_binary, proxy_binary};
 pub use client::{Answer, Client, Http, ReqBody, empty, fill, full, request, request_as};
 pub use nginx::Nginx;
 pub use process::Stat;

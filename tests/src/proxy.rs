@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::process::Stat;
-use crate::proxy_binary;
 use crate::wait::{PATIENCE, POLL};
+use crate::{example_binary, proxy_binary};
 
 /// A running proxy. Dropping it kills it; if a test is failing then, its log is shown.
 #[derive(Debug)]
@@ -46,6 +46,18 @@ impl Proxy {
     pub fn start<S: AsRef<OsStr>>(args: &[S]) -> Self {
         let mut command = Command::new(proxy_binary());
         add_args(&mut command, args);
+        Self::spawn(command)
+    }
+
+    /// Starts the example `name` in the proxy's place, with exactly these arguments, and waits until
+    /// it listens, which it has to say as the proxy does.
+    ///
+    /// # Panics
+    ///
+    /// If it ends instead.
+    pub fn example<S: AsRef<OsStr>>(name: &str, args: &[S]) -> Self {
+        let mut command = Command::new(example_binary(name));
+        command.args(args);
         Self::spawn(command)
     }
 

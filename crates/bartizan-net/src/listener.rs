@@ -33,6 +33,15 @@ pub trait Listener {
     ///
     /// Whatever the system says. `serve` backs off and asks again, until its drain closes.
     fn accept_queued(&mut self) -> io::Result<Option<(Self::Io, ConnInfo)>>;
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says; of a listener that does not know, `Unsupported`.
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Accepts with TCP_NODELAY set: an answer written in two parts must not wait for the client's
@@ -55,6 +64,10 @@ impl Listener for TcpListener {
         let stream = TcpStream::from_std(socket.into())?;
         let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         accepted(stream, peer).map(Some)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Self::local_addr(self)
     }
 }
 

@@ -27,6 +27,7 @@ mod client_auth;
 mod der;
 mod identity;
 mod key;
+mod listener;
 mod load;
 mod ocsp;
 mod peer;
@@ -42,6 +43,7 @@ pub use client_auth::{
     ClientAuth, CrlDepth, CrlExpiry, TrustConcern, TrustNotice, UnknownRevocation,
 };
 pub use identity::Identity;
+pub use listener::{TlsConnInfo, TlsConnection, TlsIncoming, TlsListener};
 pub use load::{LoadError, LoadProblem};
 pub use ocsp::StapleProblem;
 pub use pem_source::PemSource;

@@ -10,6 +10,10 @@
 //! | [`balance`] | backends, policies, leases, health checks |
 //! | [`http`] | serving, pooling and forwarding HTTP (feature `http`) |
 //!
+//! Two further features, both off by default, are for servers with an accept loop of their own:
+//! `axum` makes `tls::TlsListener` a listener of `axum::serve`, `tonic` makes what it accepts a
+//! connection for `serve_with_incoming`.
+//!
 //! What most programs need stands at the root, too: `use bartizan::prelude::*`.
 //!
 //! The [`guide`] walks through a reverse proxy line by line.
@@ -35,5 +39,7 @@ pub mod prelude {
     };
     pub use bartizan_net::{Conn, ConnInfo, Drain, TcpDial, Workers, serve};
     #[cfg(feature = "tls")]
-    pub use bartizan_tls::{CertStore, ClientAuth, HostRules, Identity, TlsTerminateLayer};
+    pub use bartizan_tls::{
+        CertStore, ClientAuth, HostRules, Identity, TlsListener, TlsTerminateLayer,
+    };
 }
