@@ -8,8 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
 export DEBIAN_FRONTEND=noninteractive
 
-packages=(curl openssl nginx-light libnginx-mod-stream haproxy wrk nghttp2-client python3)
-programs=(curl openssl nginx haproxy wrk h2load python3)
+packages=(
+    curl openssl nginx-light libnginx-mod-stream haproxy wrk nghttp2-client python3 sslscan testssl.sh
+)
+programs=(curl openssl nginx haproxy wrk h2load python3 sslscan testssl)
 services=(nginx haproxy)
 python_packages=()
 

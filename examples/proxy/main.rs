@@ -66,7 +66,6 @@ struct Proxy {
 
 impl Proxy {
     fn new(cli: Cli) -> Result<Self, Box<dyn Error>> {
-        let certs = certs::store(&cli)?;
         let cluster = cli
             .backend
             .iter()
@@ -78,6 +77,8 @@ impl Proxy {
         let workers = Workers::bind(cli.listen.iter().copied(), cli.workers)?
             .with_drain(drain.clone())
             .max_connections(max_conns);
+        // Last of what may be refused: loading tells the log, and a refusal is one line.
+        let certs = certs::store(&cli)?;
         // Before anybody can read that it listens: a signal from then on must drain it.
         let control = Builder::new_current_thread().enable_all().build()?;
         let signals = control.block_on(async { Signals::catch() })?;

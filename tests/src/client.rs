@@ -38,7 +38,7 @@ impl Http {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::One, Self::Two];
 
-    fn alpn(self) -> &'static str {
+    pub(crate) fn alpn(self) -> &'static str {
         match self {
             Self::One => "http/1.1",
             Self::Two => "h2",
@@ -244,6 +244,17 @@ pub fn request_as(
     request.body(body).unwrap()
 }
 
+/// A request to `host`, which a client of HTTP/1.1 sends as its `Host`.
+pub fn request_to(
+    method: &str,
+    host: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: ReqBody,
+) -> Request<ReqBody> {
+    request_as(method, &format!("https://{host}{path}"), fields, body)
+}
+
 /// No body.
 pub fn empty() -> ReqBody {
     Empty::new().boxed()
@@ -271,12 +282,19 @@ pub fn fill(len: u64) -> ReqBody {
 }
 
 fn to_origin(mut request: Request<ReqBody>) -> Request<ReqBody> {
-    request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("localhost"));
+    let host = request.uri().authority().map_or("localhost", http::uri::Authority::as_str);
+    let host = http::HeaderValue::from_str(host).unwrap();
+    request.headers_mut().entry("host").or_insert(host);
+    if let Some(path) = request.uri().path_and_query().cloned() {
+        *request.uri_mut() = path.into();
+    }
     request
 }
 
 fn to_h2(mut request: Request<ReqBody>) -> Request<ReqBody> {
-    *request.uri_mut() = format!("https://localhost{}", request.uri()).parse().unwrap();
+    if request.uri().authority().is_none() {
+        *request.uri_mut() = format!("https://localhost{}", request.uri()).parse().unwrap();
+    }
     *request.version_mut() = Version::HTTP_2;
     request
 }

@@ -5,6 +5,7 @@
 //! | [`Site`] | an authority and a certificate for `localhost`, in files |
 //! | [`Proxy`] | the running program: its address, its log, its end; another example as well |
 //! | [`Client`] | an HTTP/1.1 or HTTP/2 connection to it |
+//! | [`Visitor`] | one who connects again and again, and says how TLS is to be spoken |
 //! | [`raw`] | the same byte by byte, for what a client library would not send |
 //! | [`program`] | other programs, run with a deadline; nginx and Python as backends |
 //!
@@ -26,14 +27,18 @@ mod nginx;
 mod process;
 mod proxy;
 mod site;
+mod visitor;
 mod wait;
 
 pub use binary::{example_binary, proxy_binary};
-pub use client::{Answer, Client, Http, ReqBody, empty, fill, full, request, request_as};
+pub use client::{
+    Answer, Client, Http, ReqBody, empty, fill, full, request, request_as, request_to,
+};
 pub use nginx::Nginx;
 pub use process::Stat;
 pub use proxy::{Ended, Proxy};
 pub use site::Site;
+pub use visitor::Visitor;
 pub use wait::{eventually, within};
 
 /// The README's program compiles.

@@ -38,7 +38,11 @@ impl Raw {
     /// If that fails.
     pub async fn connect(site: &Site, proxy: &Proxy, alpn: &[&str]) -> Self {
         let handshake = Client::handshake(proxy.addr(), site.tls(alpn));
-        let stream = within(PATIENCE, "the handshake", handshake).await.unwrap();
+        Self::over(within(PATIENCE, "the handshake", handshake).await.unwrap())
+    }
+
+    /// Takes a connection that is there.
+    pub fn over(stream: TlsStream<TcpStream>) -> Self {
         Self { stream, buf: Vec::new() }
     }
 
@@ -61,6 +65,18 @@ impl Raw {
     /// If the end does not come.
     pub async fn read_to_end(&mut self, limit: Duration) -> String {
         while within(limit, "the end of the stream", self.fill()).await {}
+        String::from_utf8_lossy(&std::mem::take(&mut self.buf)).into_owned()
+    }
+
+    /// Reads what has come or comes next, as text; empty at the end of the stream.
+    ///
+    /// # Panics
+    ///
+    /// If nothing comes for 30 s.
+    pub async fn read_some(&mut self) -> String {
+        if self.buf.is_empty() {
+            within(PATIENCE, "anything", self.fill()).await;
+        }
         String::from_utf8_lossy(&std::mem::take(&mut self.buf)).into_owned()
     }
 

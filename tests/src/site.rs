@@ -74,4 +74,17 @@ impl Site {
         args.extend(flags.iter().map(|&flag| flag.to_owned()));
         Proxy::start(&args)
     }
+    /// Starts a proxy with other certificates than its own: files or directories.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn proxy_of(&self, certs: &[&Path], backend: SocketAddr, flags: &[&str]) -> Proxy {
+        let mut args = vec!["--backend".to_owned(), backend.to_string()];
+        for path in certs {
+            args.extend(["--certs".to_owned(), path.to_str().unwrap().to_owned()]);
+        }
+        args.extend(flags.iter().map(|&flag| flag.to_owned()));
+        Proxy::start(&args)
+    }
 }

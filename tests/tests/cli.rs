@@ -5,7 +5,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, SystemTime};
 
-use bartizan_testkit::{HttpBackend, Leaf};
+use bartizan_testkit::{Crl, HttpBackend, Leaf};
 use bartizan_tests::{Client, Ended, Http, Proxy, Site};
 
 /// Runs the proxy, which must refuse, and returns its line without the name of the program.
@@ -48,7 +48,18 @@ fn help_is_no_error() {
     let ended = Proxy::run(&["--help"]);
     assert_eq!(ended.status.code(), Some(0));
     assert_eq!(ended.stderr, "");
-    for flag in ["--listen", "--certs", "--backend", "--check", "--drain", "--timeout-header"] {
+    for flag in [
+        "--listen",
+        "--certs",
+        "--strict-sni",
+        "--client-auth-names",
+        "--ticket-secret",
+        "--ocsp",
+        "--backend",
+        "--check",
+        "--drain",
+        "--timeout-header",
+    ] {
         assert!(ended.stdout.contains(flag), "{flag} is missing:\n{}", ended.stdout);
     }
 }
@@ -86,8 +97,6 @@ fn parts_that_are_not_built_yet_say_so() {
         &["--balance", "leastconn"],
         &["--balance", "ring,bounded=125"],
         &["--sticky", "source"],
-        &["--client-auth", "required"],
-        &["--strict-sni"],
         &["--accept-proxy", "127.0.0.0/8"],
         &["--send-proxy", "v2"],
         &["--retry-on", "503"],
@@ -164,13 +173,121 @@ fn certificate_files_that_cannot_be_read_are_named() {
 }
 
 #[test]
-fn certificates_in_a_folder_or_in_several_files_are_not_built_yet() {
+fn flags_about_clients_that_do_not_go_together_are_refused() {
     let site = Site::new();
-    let folder = site.dir().path().to_str().unwrap();
-    let args = ["--backend", "127.0.0.1:9", "--certs", folder].map(str::to_owned);
-    assert_says(&refusal(&args), &["not built yet"]);
-    let certs = site.certs().to_str().unwrap();
-    assert_says(&refusal_of(&["--certs", certs]), &["not built yet"]);
+    let ca = site.ca_file().to_str().unwrap();
+    for (added, words) in [
+        (&["--client-auth", "required"][..], &["--client-auth", "--client-ca"][..]),
+        (&["--client-auth", "optional"], &["--client-auth", "--client-ca"]),
+        (&["--client-auth", "perhaps"], &["perhaps", "off, optional, required"]),
+        (&["--client-ca", ca], &["--client-ca", "--client-auth"]),
+        (&["--client-crl", ca], &["--client-crl", "--client-auth"]),
+        (&["--client-auth-names", "a.example"], &["--client-auth-names", "--client-auth"]),
+        (
+            &["--client-auth", "optional", "--client-ca", ca, "--client-auth-names", "a.example"],
+            &["--client-auth-names", "required"],
+        ),
+        (
+            &["--client-auth", "required", "--client-ca", ca, "--client-auth-names", "a b"],
+            &["`a b`", "host name"],
+        ),
+        (
+            &["--client-auth", "required", "--client-ca", ca, "--client-auth-names", "a.*.b"],
+            &["`a.*.b`", "host name"],
+        ),
+        (
+            &["--client-auth", "required", "--client-ca", ca, "--client-auth-names", ""],
+            &["host name", "empty"],
+        ),
+        (&["--client-cn-header", "x client"], &["--client-cn-header"]),
+    ] {
+        assert_says(&refusal_of(added), words);
+    }
+}
+
+#[test]
+fn files_about_clients_that_cannot_be_used_are_named_with_the_reason() {
+    let site = Site::new();
+    let file =
+        |name: &str, content: &str| site.dir().write(name, content).to_str().unwrap().to_owned();
+    let ca = site.ca_file().to_str().unwrap();
+    let leaf = site.ca().issue(Leaf::client("alice"));
+    let crl = site.ca().crl(Crl::new());
+    let (missing, garbage) = (site.dir().join("missing.pem"), file("garbage.pem", "garbage\n"));
+    let missing = missing.to_str().unwrap();
+    for (path, words) in [
+        (missing, &["missing.pem", "No such file"][..]),
+        (&garbage, &["garbage.pem", "no certificate"]),
+        (&file("leaf.pem", &leaf.cert_pem()), &["leaf.pem", "authorit"]),
+        (&file("cut.pem", &site.ca().cert_pem()[..200]), &["cut.pem", "PEM"]),
+    ] {
+        let added = ["--client-auth", "required", "--client-ca", path];
+        assert_says(&refusal_of(&added), words);
+    }
+    for (path, words) in [
+        (missing, &["missing.pem", "No such file"][..]),
+        (&garbage, &["garbage.pem", "revocation"]),
+        (&file("cut.crl", &crl[..150]), &["cut.crl", "PEM"]),
+        (&file("cert.crl", &site.ca().cert_pem()), &["cert.crl", "revocation"]),
+    ] {
+        let added = ["--client-auth", "required", "--client-ca", ca, "--client-crl", path];
+        assert_says(&refusal_of(&added), words);
+    }
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_named_with_what_to_do() {
+    let site = Site::new();
+    let leaf = || site.ca().issue(Leaf::server("localhost"));
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\naGVsbG8=\n\
+                     -----END ENCRYPTED PRIVATE KEY-----\n";
+    let line = refusal_of_certs(&site, &(leaf().cert_pem() + encrypted));
+    assert_says(&line, &["encrypted", "openssl"]);
+    let old = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\
+               DEK-Info: AES-256-CBC,00\n\naGVsbG8=\n-----END EC PRIVATE KEY-----\n";
+    let line = refusal_of_certs(&site, &(leaf().cert_pem() + old));
+    assert_says(&line, &["encrypted", "openssl"]);
+    // A key beside its certificate, of another.
+    let certs = site.dir().write("apart.pem", leaf().cert_pem());
+    site.dir().write("apart.key", leaf().key_pem());
+    let args = ["--backend", "127.0.0.1:9", "--certs", certs.to_str().unwrap()];
+    assert_says(&refusal(&args.map(str::to_owned)), &["apart.", "key"]);
+}
+
+#[test]
+fn folders_with_nothing_to_serve_or_with_a_bad_file_are_named() {
+    let site = Site::new();
+    let folder = site.dir().join("certs");
+    std::fs::create_dir(&folder).unwrap();
+    let args = ["--backend", "127.0.0.1:9", "--certs", folder.to_str().unwrap()];
+    let args = args.map(str::to_owned);
+    assert_says(&refusal(&args), &["certs", "strict"]);
+    site.dir().write("certs/.hidden", "x");
+    site.dir().write("certs/a.key", "x");
+    assert_says(&refusal(&args), &["certs", "strict"]);
+    // The first in the order of names, and how many more.
+    let good = site.ca().issue(Leaf::server("localhost"));
+    site.dir().write("certs/a.pem", good.bundle_pem());
+    site.dir().write("certs/b.pem", good.cert_pem());
+    site.dir().write("certs/c.pem", "garbage");
+    assert_says(&refusal(&args), &["b.pem", "no private key", "1 more"]);
+    let other = refusal_of(&["--certs", folder.to_str().unwrap()]);
+    assert_says(&other, &["b.pem", "no private key"]);
+}
+
+#[test]
+fn secrets_of_tickets_that_are_none_are_named() {
+    let site = Site::new();
+    for (content, words) in
+        [("", &["secret", "32"][..]), ("short\n", &["secret", "32"]), (&" ".repeat(64), &["32"])]
+    {
+        let path = site.dir().write("secret", content);
+        assert_says(&refusal_of(&["--ticket-secret", path.to_str().unwrap()]), words);
+    }
+    let missing = site.dir().join("missing");
+    let line = refusal_of(&["--ticket-secret", missing.to_str().unwrap()]);
+    assert_says(&line, &["missing", "No such file"]);
+    assert!(!refusal_of(&["--ocsp", "sometimes"]).contains("not built yet"));
 }
 
 #[test]

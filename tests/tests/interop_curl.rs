@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
 use std::fs::File;
+use std::process::Command;
 use std::time::Duration;
 
-use bartizan_testkit::HttpBackend;
-use bartizan_tests::program::{curl, python_http};
+use bartizan_testkit::{HttpBackend, Leaf, TestCa};
+use bartizan_tests::program::{curl, python_http, run};
 use bartizan_tests::{Proxy, Site};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -100,4 +101,40 @@ async fn python_s_web_server_is_a_backend() {
             assert_eq!(ask(&site, SOON, &args), "404");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_shows_its_certificate_and_the_backend_gets_its_name() {
+    let (site, clients) = (Site::new(), TestCa::new("clients"));
+    let backend = HttpBackend::start("web").await;
+    let (alice, mallory) =
+        (clients.issue(Leaf::client("alice")), TestCa::new("clients").issue(Leaf::client("alice")));
+    let write =
+        |name: &str, content: String| site.dir().write(name, content).to_str().unwrap().to_owned();
+    let ca = write("clients.pem", clients.cert_pem());
+    let (good, bad) =
+        (write("alice.pem", alice.bundle_pem()), write("mallory.pem", mallory.bundle_pem()));
+    let flags = ["--client-auth", "required", "--client-ca", &ca, "--client-cn-header", "X-CN"];
+    let proxy = site.proxy(&[backend.addr()], &flags);
+    let url = proxy.url("/headers");
+    for (flag, _) in VERSIONS {
+        for version in ["1.2", "1.3"] {
+            let claim = ["-H", "X-CN: mallory", "-H", "x_cn: mallory", "-H", "Client-Cert: :bQ==:"];
+            let tls = ["--tls-max", version, "--cert", &good, flag, "--fail", &url];
+            let seen = ask(&site, SOON, &[&claim[..], &tls[..]].concat()).to_lowercase();
+            assert!(seen.contains("x-cn: alice\n"), "{seen}");
+            assert!(!seen.contains("mallory") && !seen.contains("client-cert"), "{seen}");
+            for identity in [&[][..], &["--cert", &bad]] {
+                let mut command = Command::new("curl");
+                command.args(["-q", "-sS", "-4", "--noproxy", "*", "--cacert"]);
+                command.arg(site.ca_file()).args(identity).args(["--tls-max", version, flag, &url]);
+                let ended = tokio::task::block_in_place(|| run(&mut command, SOON));
+                assert!(!ended.status.success(), "{identity:?}: {}", ended.stdout);
+                // In TLS 1.3 its request is on the way then, and may fail before it reads.
+                let told = version == "1.3" || ended.stderr.contains("alert");
+                assert!(told, "{identity:?}: {}", ended.stderr);
+            }
+        }
+    }
+    assert_eq!(backend.requests(), 4);
 }

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bartizan_testkit::HttpBackend;
+use bartizan_testkit::{HttpBackend, Leaf, Ocsp, TestCa};
 use bartizan_tests::program::run_with;
-use bartizan_tests::{Proxy, Site};
+use bartizan_tests::{Proxy, Site, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -87,4 +87,79 @@ async fn sessions_are_resumed_on_any_worker() {
             assert!(printed.contains("x-backend: web"), "{printed}");
         }
     }
+}
+
+/// What OpenSSL says of a staple in both versions.
+fn stapled(site: &Site, proxy: &Proxy) -> bool {
+    let said = VERSIONS.map(|(flag, _)| {
+        let printed = s_client(site, proxy, &[flag, "-status"]);
+        let (with, without) =
+            ("OCSP Response Status: successful", "OCSP response: no response sent");
+        assert_ne!(printed.contains(with), printed.contains(without), "{printed}");
+        assert_eq!(printed.contains(with), printed.contains("Cert Status: good"), "{printed}");
+        printed.contains(with)
+    });
+    assert_eq!(said[0], said[1]);
+    said[0]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn good_responses_are_stapled_and_others_left_out_with_a_line_in_the_log() {
+    let (site, backend) = (Site::new(), HttpBackend::start("web").await);
+    #[expect(clippy::disallowed_methods, reason = "responses end by the real calendar")]
+    let now = SystemTime::now();
+    let day = Duration::from_secs(86_400);
+    let issue = || site.ca().issue(Leaf::server("localhost"));
+    let (minted, other) = (issue(), issue());
+    site.dir().write("site.pem", minted.chain_pem() + &site.ca().cert_pem() + &minted.key_pem());
+    let about = |ocsp: Ocsp<'_>| site.ca().ocsp(&minted, ocsp);
+    let responder = site.ca().issue(Leaf::new("responder").for_ocsp());
+    let strangers = TestCa::new("bartizan test root");
+    let fresh = || Ocsp::good().this_update(now - day).next_update(Some(now + day));
+    let expired = fresh().this_update(now - 2 * day).next_update(Some(now - day));
+    for (response, problem) in [
+        (about(fresh()), None),
+        (about(fresh().by(&responder)), None),
+        (about(expired), Some("expired")),
+        (about(fresh().this_update(now + day).next_update(Some(now + 2 * day))), Some("before")),
+        (site.ca().ocsp(&other, fresh()), Some("another certificate")),
+        (about(Ocsp::revoked(now - day)), Some("revoked")),
+        (about(Ocsp::unknown()), Some("does not know")),
+        (strangers.ocsp(&minted, fresh()), Some("site.pem.ocsp")),
+        (b"garbage".to_vec(), Some("DER")),
+        (Vec::new(), Some("site.pem.ocsp")),
+    ] {
+        site.dir().write("site.pem.ocsp", response);
+        let proxy = site.proxy(&[backend.addr()], &[]);
+        assert_eq!(stapled(&site, &proxy), problem.is_none(), "{problem:?}");
+        let told = || {
+            let log = proxy.stderr();
+            log.lines().find(|line| line.contains("not stapled")).map(str::to_owned)
+        };
+        let Some(problem) = problem else {
+            assert_eq!(told(), None);
+            continue;
+        };
+        eventually("a line in the log", || told().is_some()).await;
+        let line = told().unwrap();
+        assert!(line.contains(problem) && line.contains("site.pem.ocsp"), "{line}");
+    }
+    // A new one is found by the watch, and one that ends is stapled no more.
+    let proxy = site.proxy(&[backend.addr()], &[]);
+    site.dir().write("site.pem.ocsp", about(fresh().next_update(Some(now + day))));
+    let loaded = |n| proxy.stderr().matches("certificates loaded").count() >= n;
+    eventually("the response", || loaded(2)).await;
+    assert!(stapled(&site, &proxy));
+    #[expect(clippy::disallowed_methods, reason = "responses end by the real calendar")]
+    let now = SystemTime::now();
+    site.dir()
+        .write("site.pem.ocsp", about(fresh().next_update(Some(now + Duration::from_secs(6)))));
+    eventually("the response", || loaded(3)).await;
+    assert!(stapled(&site, &proxy));
+    eventually("its end", || !stapled(&site, &proxy)).await;
+    // Not looked at, if it is not wanted.
+    site.dir().write("site.pem.ocsp", about(fresh()));
+    let proxy = site.proxy(&[backend.addr()], &["--ocsp", "off"]);
+    assert!(!stapled(&site, &proxy));
+    assert!(!proxy.stderr().contains("stapled"), "{}", proxy.stderr());
 }

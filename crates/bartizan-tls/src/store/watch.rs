@@ -169,7 +169,8 @@ fn stamps(paths: &[PathBuf], directories: &mut BTreeSet<PathBuf>) -> Vec<(PathBu
     stamps
 }
 
-/// The directories in which a change can make `path` another file: that of each link on its way.
+/// The directories in which a change can make `path` another file: that of each link on its way,
+/// and those in which the way to it can come back.
 fn parents(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut at = path.to_path_buf();
@@ -184,6 +185,7 @@ fn parents(path: &Path) -> Vec<PathBuf> {
         if let Ok(real) = fs::canonicalize(&parent) {
             found.push(real);
         }
+        found.extend(turns(&parent));
         found.push(parent);
         match next {
             Ok(next) => at = next,
@@ -191,6 +193,13 @@ fn parents(path: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Where a link on the way to `directory` lies, or a part of that way is missing.
+fn turns(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let may_turn = |at: &&Path| fs::symlink_metadata(at).map_or(true, |meta| meta.is_symlink());
+    let places = directory.ancestors().filter(may_turn).filter_map(Path::parent);
+    places.map(|place| if place.as_os_str().is_empty() { Path::new(".") } else { place }.into())
 }
 
 fn files_in(directory: &Path) -> Vec<PathBuf> {
