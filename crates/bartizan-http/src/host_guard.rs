@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bartizan_net::{ConnInfo, HasConnInfo, HostScope};
 use http::header::{HOST, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -28,15 +28,15 @@ use crate::text_or::TextOr;
 /// | the server name of the handshake | passes; the scope is not asked |
 /// | another host | passes if the scope permits it, else 421 |
 /// | no host, or the empty one | as if it were for the server name of the handshake, which its `Host` becomes; without such a name the scope is asked for the host `""` |
-/// | several `Host` fields, or one that differs from the target's authority | 400 |
+/// | a target in absolute form, in HTTP/1.1 | as if its host were in `Host`, which it becomes (RFC 9112 §3.2.2) |
+/// | several `Host` fields; in HTTP/2, one that differs from `:authority` | 400 |
 /// | a host with user information, or what is neither a name nor an IP address | 400 |
 ///
 /// Hosts are compared without their ports and one dot at the end, in lower case; an IPv6 address is
 /// without its brackets. A request that names no host (HTTP/1.0) is not let through as it is,
 /// because the backend would take it for its default host, which may be a guarded one. One that
 /// names two is refused even if both are permitted (RFC 9112 §3.2, RFC 9113 §8.3.1): who comes later
-/// may read another one than this layer did, and a proxy that ignores the one in `Host` needs to
-/// be sure that everything behind it does.
+/// may read another one than this layer did.
 ///
 /// A client that gets 421 asks again over a connection of its own for the host; the one that it has
 /// stays open. Each refusal is a tracing event (target `bartizan_http`).
@@ -144,9 +144,9 @@ fn judge<B>(request: &Request<B>) -> Result<Pass, StatusCode> {
     let sni = server_name(info);
     match host(request) {
         Ok(Some(host)) if sni.is_some_and(|sni| host.eq_ignore_ascii_case(sni)) => {
-            Ok(Pass::Unchanged)
+            Ok(Pass::as_target(request))
         }
-        Ok(Some(host)) => ask(scope, info, host).map(|()| Pass::Unchanged),
+        Ok(Some(host)) => ask(scope, info, host).map(|()| Pass::as_target(request)),
         Ok(None) => match sni.and_then(|sni| HeaderValue::from_str(sni).ok()) {
             Some(host) => Ok(Pass::As(host)),
             None => ask(scope, info, "").map(|()| Pass::Unchanged),
@@ -155,6 +155,21 @@ fn judge<B>(request: &Request<B>) -> Result<Pass, StatusCode> {
             tracing::info!(peer = %info.peer(), sni, %reason, "request with a bad host refused");
             Err(StatusCode::BAD_REQUEST)
         }
+    }
+}
+
+impl Pass {
+    /// With the host of a target in absolute form, if there is one and `Host` says another.
+    fn as_target<B>(request: &Request<B>) -> Self {
+        let (Some(target), Some(field)) = (request.uri().authority(), request.headers().get(HOST))
+        else {
+            return Self::Unchanged;
+        };
+        let host = |text: &[u8]| bare(text).map(str::to_ascii_lowercase);
+        if host(target.as_str().as_bytes()) == host(field.as_bytes()) {
+            return Self::Unchanged;
+        }
+        HeaderValue::from_str(target.as_str()).map_or(Self::Unchanged, Self::As)
     }
 }
 
@@ -187,6 +202,8 @@ fn host<B>(request: &Request<B>) -> Result<Option<&str>, BadHost> {
     let Some(authority) = request.uri().authority() else { return Ok(named) };
     let target = bare(authority.as_str().as_bytes()).ok_or(BadHost::Malformed)?;
     match named {
+        // RFC 9112 §3.2.2: in HTTP/1.1 the target in absolute form counts, and `Host` is replaced.
+        Some(_) if request.version() <= Version::HTTP_11 => Ok(Some(target)),
         Some(named) if !named.eq_ignore_ascii_case(target) => Err(BadHost::Several),
         _ => Ok(Some(target)),
     }

@@ -104,14 +104,22 @@ fn a_request_that_names_two_hosts_is_refused_whichever_they_are() {
         ("/", &["open.x", "open.x"]),
         ("/", &["", "guarded.x"]),
         ("/", &["open.x", ""]),
-        ("http://open.x/", &["guarded.x"]),
-        ("http://guarded.x/", &["open.x"]),
-        ("http://open.x/", &["also.x"]),
         ("http://open.x/", &["open.x", "guarded.x"]),
         ("http://open.x/", &["open.x", "open.x"]),
     ] {
         assert_eq!(verdict(target, hosts), (Err(400), vec![]), "{target} {hosts:?}");
     }
+}
+
+#[test]
+fn in_http1_a_target_in_absolute_form_counts_and_becomes_the_host() {
+    for host in ["guarded.x", "also.x", "other.x:8443"] {
+        let target = HeaderValue::from_static("open.x");
+        assert_eq!(verdict("http://open.x/", &[host]), (Ok(Pass::As(target)), vec![]), "{host}");
+    }
+    let (passed, asked) = verdict("http://guarded.x/", &["open.x"]);
+    assert_eq!((passed, asked), (Err(421), vec!["guarded.x".to_owned()]));
+    assert_eq!(verdict("http://open.x/", &["a b"]).0, Err(400));
 }
 
 #[test]
@@ -275,7 +283,8 @@ async fn over_http1_a_misdirected_request_gets_421_and_the_connection_goes_on() 
     .await;
     let answers: Vec<_> = said.split("HTTP/1.").skip(1).collect();
     let status: Vec<_> = answers.iter().map(|answer| &answer[2..5]).collect();
-    assert_eq!(status, ["421", "421", "400", "400", "421", "200", "200", "200"], "{said}");
+    assert_eq!(status, ["421", "421", "200", "400", "421", "200", "200", "200"], "{said}");
+    assert!(answers[2].ends_with("\r\n\r\nopen.x"), "the target's host counts: {said}");
     assert!(answers[0].contains("content-type: text/plain"), "{said}");
     assert!(!answers[0].contains("connection: close"), "{said}");
     assert!(answers[0].ends_with("\r\n\r\n421 Misdirected Request\n"), "{said}");
