@@ -174,16 +174,21 @@ impl Pass {
 }
 
 fn ask(scope: &dyn HostScope, info: &ConnInfo, host: &str) -> Result<(), StatusCode> {
-    let host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    };
+    let host = fold(host);
     scope.permits(&host).map_err(|reason| {
         let sni = server_name(info);
         tracing::info!(peer = %info.peer(), sni, host = &*host, %reason, "misdirected request");
         StatusCode::MISDIRECTED_REQUEST
     })
+}
+
+/// Hosts compare in lower case.
+pub(crate) fn fold(host: &str) -> Cow<'_, str> {
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
 }
 
 fn server_name(info: &ConnInfo) -> Option<&str> {
@@ -213,7 +218,7 @@ fn host<B>(request: &Request<B>) -> Result<Option<&str>, BadHost> {
 ///
 /// Takes names and IP addresses only. In what else RFC 3986 allows (commas, percent signs, `@`),
 /// this and that backend sees another host than the whole.
-fn bare(text: &[u8]) -> Option<&str> {
+pub(crate) fn bare(text: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(text).ok()?;
     let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
     if let Some(bracketed) = text.strip_prefix('[') {

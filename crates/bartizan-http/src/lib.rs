@@ -25,6 +25,9 @@
 mod client_cert;
 mod error;
 mod forwarded;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod host_guard;
 mod pool;

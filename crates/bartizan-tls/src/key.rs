@@ -38,6 +38,11 @@ impl KeyDer {
         Self { format, der: Zeroizing::new(der.into_boxed_slice()) }
     }
 
+    #[cfg(fuzzing)]
+    pub(crate) fn parts(&self) -> (Format, &[u8]) {
+        (self.format, &self.der)
+    }
+
     /// Builds the key that signs. Costly: crypto is checked here.
     pub(crate) fn signer(&self) -> Result<Arc<dyn SigningKey>, rustls::Error> {
         let der = match self.format {

@@ -25,6 +25,9 @@
 mod admit;
 mod client_auth;
 mod der;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod key;
 mod listener;

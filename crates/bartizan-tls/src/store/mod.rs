@@ -33,6 +33,8 @@ pub(crate) use entry::{Chains, Entry, Parts};
 pub(crate) use generation::{Chosen, Generation, Refusal};
 pub(crate) use index::NoCertificate;
 pub(crate) use live::{Member, Withdrawn as WithdrawnWhy};
+#[cfg(fuzzing)]
+pub(crate) use name::{Pattern, fold};
 pub(crate) use scope::Scope;
 
 pub use config::{CertStoreBuilder, HostRules, TicketSource};

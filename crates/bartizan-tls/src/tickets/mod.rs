@@ -22,6 +22,8 @@ mod ticketer;
 pub use import::{TicketKeyError, TicketKeyProblem};
 
 pub(crate) use sessions::TrustedSessions;
+#[cfg(fuzzing)]
+pub(crate) use sessions::client_chain;
 
 /// The secrets that session tickets are made and opened with. Clones share them.
 ///

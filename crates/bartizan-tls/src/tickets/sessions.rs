@@ -65,7 +65,7 @@ impl fmt::Debug for TrustedSessions {
 /// u8 has-sni [u8 length, sni] | u16 version | u16 suite | u8 length, secret | u8 extended
 ///     | u8 has-chain [u24 length, { u24 length, certificate }*] | …
 /// ```
-fn client_chain(session: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
+pub(crate) fn client_chain(session: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
     let mut rest = session;
     if flag(&mut rest)? {
         vector(&mut rest, 1)?;
