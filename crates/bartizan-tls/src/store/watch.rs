@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::sync::mpsc::TrySendError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -21,6 +23,15 @@ use super::stamp::Stamp;
 #[derive(Debug)]
 pub(crate) struct Watching {
     tell: SyncSender<Event>,
+}
+
+#[cfg(test)]
+impl Watching {
+    /// Tells later whether the thread has ended.
+    pub(crate) fn has_ended(&self) -> impl Fn() -> bool + use<> {
+        let tell = self.tell.clone();
+        move || matches!(tell.try_send(Event::Changed), Err(TrySendError::Disconnected(_)))
+    }
 }
 
 #[derive(Debug)]
