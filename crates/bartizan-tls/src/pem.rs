@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::key::{Format, KeyDer};
@@ -98,6 +99,20 @@ impl Section<'_> {
         }
         zeroize::Zeroize::zeroize(&mut der);
         Err("it is not base64".to_owned())
+    }
+}
+
+/// Reads a certificate out of the DER of a section: all of it, and nothing behind.
+pub(crate) fn certificate<'a>(
+    path: &Path,
+    section: usize,
+    der: &'a CertificateDer<'_>,
+) -> Result<X509Certificate<'a>, LoadError> {
+    let wrong = |what| LoadError::new(path, Some(section), LoadProblem::BadCertificate(what));
+    match X509Certificate::from_der(der) {
+        Ok((&[], cert)) => Ok(cert),
+        Ok(_) => Err(wrong("there is more behind the certificate".to_owned())),
+        Err(error) => Err(wrong(error.to_string())),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::X509Certificate;
 use x509_parser::x509::X509Version;
 
 use super::notice::{TrustConcern, TrustNotice};
@@ -42,7 +42,7 @@ pub(super) fn load(
     let mut note = |section, what| notices.push(TrustNotice::new(&pem.path, Some(section), what));
     let mut roots: Vec<Root> = Vec::new();
     for (section, der) in &pem.certs {
-        let cert = parse(&pem, *section, der)?;
+        let cert = pem::certificate(&pem.path, *section, der)?;
         let subject = cert.subject().to_string();
         if !is_authority(&cert) {
             note(*section, TrustConcern::NotAnAuthority { subject });
@@ -97,19 +97,6 @@ impl Root {
             sha256,
             section,
         })
-    }
-}
-
-fn parse<'a>(
-    pem: &Pem,
-    section: usize,
-    der: &'a CertificateDer<'_>,
-) -> Result<X509Certificate<'a>, LoadError> {
-    let wrong = |what| LoadError::new(&pem.path, Some(section), LoadProblem::BadCertificate(what));
-    match X509Certificate::from_der(der) {
-        Ok((&[], cert)) => Ok(cert),
-        Ok(_) => Err(wrong("there is more behind the certificate".to_owned())),
-        Err(error) => Err(wrong(error.to_string())),
     }
 }
 

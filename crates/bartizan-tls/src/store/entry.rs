@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
 
 use super::index::KeyKind;
@@ -18,7 +18,7 @@ use crate::der::wall;
 use crate::key::{KeyDer, kind_of};
 use crate::load::{LoadError, LoadProblem};
 use crate::ocsp::{self, Staple};
-use crate::pem::Pem;
+use crate::pem::{self, Pem};
 
 /// A certificate chain with its key, and what is known of it without any crypto.
 pub(crate) struct Entry {
@@ -119,16 +119,11 @@ impl Entry {
         self.certified.get_or_init(build).as_ref()
     }
 
-    /// [`certified`](Self::certified) with the OCSP response, if there is one that is in date.
-    pub(crate) fn stapled(
-        &self,
-        now: SystemTime,
-    ) -> Result<&Arc<CertifiedKey>, &Arc<rustls::Error>> {
+    /// [`certified`](Self::certified) with the OCSP response, if there is one. Whether that is in
+    /// date, [`has_staple`](Self::has_staple) tells.
+    pub(crate) fn stapled(&self) -> Result<&Arc<CertifiedKey>, &Arc<rustls::Error>> {
         let plain = self.certified()?;
         let Some(staple) = &self.staple else { return Ok(plain) };
-        if !self.has_staple(now) {
-            return Ok(plain);
-        }
         Ok(self.stapled.get_or_init(|| {
             let mut with = CertifiedKey::clone(plain);
             with.ocsp = Some(staple.der.to_vec());
@@ -223,16 +218,7 @@ fn parse_all<'a>(
     file: &Path,
     ders: &'a [(usize, CertificateDer<'static>)],
 ) -> Result<Vec<X509Certificate<'a>>, LoadError> {
-    let parse = |(section, der): &'a (usize, CertificateDer<'static>)| {
-        let wrong = |what| LoadError::new(file, Some(*section), LoadProblem::BadCertificate(what));
-        let (rest, cert) =
-            X509Certificate::from_der(der).map_err(|error| wrong(error.to_string()))?;
-        if !rest.is_empty() {
-            return Err(wrong("there is more behind the certificate".to_owned()));
-        }
-        Ok(cert)
-    };
-    ders.iter().map(parse).collect()
+    ders.iter().map(|(section, der)| pem::certificate(file, *section, der)).collect()
 }
 
 /// The certificate that the key belongs to.

@@ -142,8 +142,9 @@ impl Generation {
         let first = hello.cipher_suites().iter().find(|suite| self.suites.contains(suite));
         let client_order = self.client_order || first.is_some_and(|suite| is_chacha(*suite));
         let how = How { stapled: entry.has_staple(now), client_order };
-        let made = self.made(choice.entry, policy, how, entry, now).map_err(|error| {
-            Refusal::Key { source: Arc::clone(&entry.source), error: Arc::clone(error) }
+        let made = self.made(choice.entry, policy, how, entry).map_err(|error| Refusal::Key {
+            source: Arc::clone(&entry.source),
+            error: Arc::clone(error),
         })?;
         Ok(Chosen {
             config: Arc::clone(&made.config),
@@ -195,15 +196,13 @@ impl Generation {
         policy: u32,
         how: How,
         entry: &'a Entry,
-        now: SystemTime,
     ) -> Result<&'a Made, &'a Arc<rustls::Error>> {
         let mut slot = &self.served[index as usize];
         loop {
             let made = match slot.get() {
                 Some(made) => made,
                 None => {
-                    let certified =
-                        if how.stapled { entry.stapled(now) } else { entry.certified() };
+                    let certified = if how.stapled { entry.stapled() } else { entry.certified() };
                     let made = self.make(policy, how, entry, Arc::clone(certified?));
                     slot.get_or_init(|| Box::new(made))
                 }
