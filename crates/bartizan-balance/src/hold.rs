@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bartizan_net::Relayed;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -16,6 +17,15 @@ pub trait Hold {
 
     /// Keeps `lease` until the response is over.
     fn hold(self, lease: Lease) -> Self::Held;
+}
+
+/// A tunnel that has ended is no longer in flight.
+impl Hold for Relayed {
+    type Held = Self;
+
+    fn hold(self, _: Lease) -> Self {
+        self
+    }
 }
 
 /// A connection service answers when the connection is over, so its lease is over too.

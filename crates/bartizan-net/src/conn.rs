@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
+use crate::host_scope::Both;
 use crate::{DrainWatch, HostScope, TlsInfo};
 
 /// An accepted stream, what is known of it, and the drain that it has to obey.
@@ -121,9 +122,13 @@ impl ConnInfo {
         self.host_scope.as_deref()
     }
 
-    /// Records which hosts may be asked for.
-    pub fn set_host_scope(&mut self, scope: Arc<dyn HostScope>) {
-        self.host_scope = Some(scope);
+    /// Records which hosts may be asked for. What earlier layers have recorded stays in force: only
+    /// what all of them permit is permitted.
+    pub fn add_host_scope(&mut self, scope: Arc<dyn HostScope>) {
+        self.host_scope = Some(match self.host_scope.take() {
+            Some(earlier) => Arc::new(Both(earlier, scope)),
+            None => scope,
+        });
     }
 
     /// The client's IP address as text for a header, formatted once per connection.

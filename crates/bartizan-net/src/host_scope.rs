@@ -1,6 +1,7 @@
 //! Which hosts a connection may ask for.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Tells which hosts may be asked for over a connection, given how it was handshaken.
 ///
@@ -23,6 +24,17 @@ pub trait HostScope: fmt::Debug + Send + Sync {
     fn permits(&self, host: &str) -> Result<(), Misdirected>;
 }
 
+/// What two layers permit.
+#[derive(Debug)]
+pub(crate) struct Both(pub(crate) Arc<dyn HostScope>, pub(crate) Arc<dyn HostScope>);
+
+impl HostScope for Both {
+    fn permits(&self, host: &str) -> Result<(), Misdirected> {
+        self.0.permits(host)?;
+        self.1.permits(host)
+    }
+}
+
 /// Why a host may not be asked for over a connection. The client has to open another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,4 +48,7 @@ pub enum Misdirected {
     /// The certificate that was served does not cover the host.
     #[error("the certificate of this connection does not cover the host")]
     Certificate,
+    /// Connections for the host are routed elsewhere.
+    #[error("the host has another route than this connection")]
+    Route,
 }

@@ -33,14 +33,19 @@ mod conn;
 mod dial;
 mod drain;
 mod error_chain;
+mod host_map;
+mod host_pattern;
 mod host_scope;
 mod idle;
 mod listener;
+mod relay;
 mod replay;
 mod serve;
+mod source_limit;
 mod spawn;
 mod target;
 mod tls_info;
+mod tunnel;
 mod workers;
 
 pub use bind::{BindError, listen};
@@ -49,14 +54,21 @@ pub use conn::{Conn, ConnInfo, HasConnInfo};
 pub use dial::{DialError, DialFuture, TcpDial};
 pub use drain::{Drain, DrainWatch, Phase};
 pub use error_chain::ErrorChain;
+pub use host_map::HostMap;
+pub use host_pattern::{BadHostPattern, HostPattern, fold_host};
 pub use host_scope::{HostScope, Misdirected};
 pub use idle::IdleTimer;
 pub use listener::Listener;
+pub use relay::{Relay, RelayEnd, Relayed};
 pub use replay::Replay;
 pub use serve::{Serve, ServeError, serve};
+pub use source_limit::{
+    BadRate, SourceLimit, SourceLimitError, SourceLimitFuture, SourceLimitLayer,
+};
 pub use spawn::{LocalSpawn, Spawn, TokioSpawn};
 pub use target::{Address, AddressError, Target};
 pub use tls_info::{ClientAuthMode, ServedCertificate, TlsInfo};
+pub use tunnel::{Passing, Tunnel, TunnelError, TunnelFuture, TunnelLayer, Tunnelled};
 pub use workers::{Worker, Workers, WorkersError};
 
 /// An error of an inner service, whose type the layer around it neither knows nor inspects.

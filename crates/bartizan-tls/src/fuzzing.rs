@@ -11,9 +11,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::der::{BadDer, Elements};
 use crate::key::{Format, KeyDer};
-use crate::store::{Pattern, fold};
-use crate::{BadName, CertStore, ClientAuth, LoadError, StapleProblem};
+use crate::{CertStore, ClientAuth, LoadError, StapleProblem};
 use crate::{ocsp, peer, pem, tickets};
+use bartizan_net::{HostPattern, fold_host};
 
 /// The sections of PEM text that are read: number, label, content.
 pub fn pem(text: &[u8]) -> Result<Vec<(usize, &'static str, Vec<u8>)>, LoadError> {
@@ -61,13 +61,13 @@ pub struct Name {
 }
 
 /// Reads a host name or a wildcard.
-pub fn name(text: &str) -> Result<Name, BadName> {
-    let pattern = Pattern::parse(text)?;
+pub fn name(text: &str) -> Result<Name, bartizan_net::BadHostPattern> {
+    let pattern = HostPattern::parse(text)?;
     let key = pattern.key();
     Ok(Name {
         key: key.to_owned(),
         shown: pattern.to_string(),
-        folded: fold(key).into_owned(),
+        folded: fold_host(key).into_owned(),
         covers_key: pattern.covers(key),
         covers_below: pattern.covers(&format!("label.{}", key.trim_start_matches('.'))),
     })

@@ -51,7 +51,7 @@ pub use load::{LoadError, LoadProblem};
 pub use ocsp::StapleProblem;
 pub use pem_source::PemSource;
 pub use store::{
-    BadName, CertStore, CertStoreBuilder, CertSummary, HostRules, KeyKind, Notice, SettingsError,
+    CertStore, CertStoreBuilder, CertSummary, HostRules, KeyKind, Notice, SettingsError,
     StoreError, StoreStatus, TicketSource, TlsSettings, Withdrawal,
 };
 pub use terminate::{

@@ -31,7 +31,7 @@ fn info(sni: Option<&str>, scope: Option<&Arc<Scope>>) -> ConnInfo {
     tls.sni = sni.map(Into::into);
     info.set_tls(tls);
     if let Some(scope) = scope {
-        info.set_host_scope(Arc::<Scope>::clone(scope));
+        info.add_host_scope(Arc::<Scope>::clone(scope));
     }
     info
 }

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use bartizan_net::clock::{Clock, SystemClock};
+use bartizan_net::{BadHostPattern, HostPattern};
 use zeroize::Zeroizing;
 
+use super::CertStore;
 use super::error::StoreError;
 use super::files::{Place, Source};
-use super::name::Pattern;
 use super::settings::TlsSettings;
 use super::withdrawal::Withdrawal;
-use super::{BadName, CertStore};
 use crate::tickets::TicketKeys;
 use crate::{ClientAuth, Identity, TicketKeyError};
 
@@ -31,7 +31,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) struct Host {
-    pub(crate) name: Pattern,
+    pub(crate) name: HostPattern,
     pub(crate) rules: HostRules,
 }
 
@@ -142,7 +142,7 @@ impl Config {
 #[must_use = "nothing is loaded before `build` or `watch`"]
 pub struct CertStoreBuilder {
     config: Config,
-    bad: Option<BadName>,
+    bad: Option<BadHostPattern>,
 }
 
 impl CertStoreBuilder {
@@ -285,7 +285,7 @@ impl CertStoreBuilder {
             return Err(bad.into());
         }
         let mut config = self.config;
-        let mut by_name: HashMap<Pattern, HostRules> = HashMap::new();
+        let mut by_name: HashMap<HostPattern, HostRules> = HashMap::new();
         for Host { name, rules } in &config.hosts {
             if by_name.insert(name.clone(), rules.clone()).is_some() {
                 return Err(StoreError::TwoRules { name: name.to_string() });
@@ -300,16 +300,16 @@ impl CertStoreBuilder {
         Ok(config)
     }
 
-    fn source(mut self, place: Place, names: Option<Arc<[Pattern]>>) -> Self {
+    fn source(mut self, place: Place, names: Option<Arc<[HostPattern]>>) -> Self {
         self.config.sources.push(Source { place, names });
         self
     }
 
     /// Keeps the first name that is none for `build` to tell.
-    fn patterns<N: AsRef<str>>(&mut self, names: impl IntoIterator<Item = N>) -> Vec<Pattern> {
+    fn patterns<N: AsRef<str>>(&mut self, names: impl IntoIterator<Item = N>) -> Vec<HostPattern> {
         let mut patterns = Vec::new();
         for name in names {
-            match Pattern::parse(name.as_ref()) {
+            match HostPattern::parse(name.as_ref()) {
                 Ok(pattern) => patterns.push(pattern),
                 Err(bad) => _ = self.bad.get_or_insert(bad),
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use bartizan_net::HostPattern;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
@@ -12,7 +13,6 @@ use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
 
 use super::index::KeyKind;
-use super::name::Pattern;
 use super::notice::Notice;
 use crate::der::wall;
 use crate::key::{KeyDer, kind_of};
@@ -24,7 +24,7 @@ use crate::pem::{self, Pem};
 pub(crate) struct Entry {
     pub(crate) source: Arc<str>,
     pub(crate) kind: KeyKind,
-    pub(crate) patterns: Box<[Pattern]>,
+    pub(crate) patterns: Box<[HostPattern]>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     /// How the files looked that it was made of, if they were settled.
@@ -50,7 +50,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) issuers: Option<Pem>,
     pub(crate) ocsp: Option<(&'a Path, &'a [u8])>,
     /// Instead of the certificate's own names.
-    pub(crate) names: Option<&'a [Pattern]>,
+    pub(crate) names: Option<&'a [HostPattern]>,
     pub(crate) seal: Option<u64>,
 }
 
@@ -266,7 +266,7 @@ fn chain_order(certs: &[X509Certificate<'_>], leaf: usize, own: usize) -> Vec<us
 /// What certificates and key tell when they are read side by side.
 struct Found {
     kind: KeyKind,
-    patterns: Box<[Pattern]>,
+    patterns: Box<[HostPattern]>,
     not_before: SystemTime,
     not_after: SystemTime,
     /// The leaf, then its issuers, then the rest.
@@ -326,10 +326,10 @@ impl Found {
 }
 
 /// The DNS names. Without any, the common name does not stand in (RFC 9525 §2).
-fn names_of(cert: &X509Certificate<'_>) -> Box<[Pattern]> {
+fn names_of(cert: &X509Certificate<'_>) -> Box<[HostPattern]> {
     let Ok(Some(names)) = cert.subject_alternative_name() else { return Box::default() };
     let dns = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Pattern::of_certificate(name),
+        GeneralName::DNSName(name) => HostPattern::parse(name).ok(),
         _ => None,
     };
     names.value.general_names.iter().filter_map(dns).collect()

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::name::BadName;
 use super::settings::SettingsError;
 use crate::{LoadError, TicketKeyError};
+use bartizan_net::BadHostPattern;
 
 /// A [`CertStore`](crate::CertStore) cannot be built, or not loaded again. The operator's fault,
 /// who is told what to do.
@@ -41,7 +41,7 @@ pub enum StoreError {
 
     /// A name is none.
     #[error(transparent)]
-    Name(#[from] BadName),
+    Name(#[from] BadHostPattern),
 
     /// Rules were given twice for a host.
     #[error("there are two rules for {name}; say all that is different for it in one")]

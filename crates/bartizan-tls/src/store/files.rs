@@ -10,10 +10,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use std::{fs, io, thread};
 
+use bartizan_net::HostPattern;
 use zeroize::Zeroizing;
 
 use super::entry::{Chains, Entry, Parts};
-use super::name::Pattern;
 use super::notice::Notice;
 use super::stamp::{Stamp, seal};
 use crate::load::{self, LoadError, LoadProblem};
@@ -24,7 +24,7 @@ use crate::pem;
 pub(crate) struct Source {
     pub(crate) place: Place,
     /// Instead of the certificates' own names.
-    pub(crate) names: Option<Arc<[Pattern]>>,
+    pub(crate) names: Option<Arc<[HostPattern]>>,
 }
 
 #[derive(Clone)]
@@ -62,7 +62,7 @@ pub(crate) struct Loading<'a> {
 
 /// A certificate to be loaded.
 enum Job<'a> {
-    File { cert: PathBuf, beside: Beside, names: Option<&'a [Pattern]>, in_directory: bool },
+    File { cert: PathBuf, beside: Beside, names: Option<&'a [HostPattern]>, in_directory: bool },
     Memory(&'a Source),
     Ready(&'a Arc<Entry>),
 }
@@ -236,7 +236,7 @@ fn checked(
 /// Finds the files of `path`, if they have not been found before.
 fn list<'a>(
     path: &Path,
-    names: Option<&'a [Pattern]>,
+    names: Option<&'a [HostPattern]>,
     by_itself: &HashSet<&Path>,
     jobs: &mut Vec<Job<'a>>,
     seen: &mut HashSet<PathBuf>,
@@ -286,7 +286,7 @@ fn list<'a>(
 /// `X.ecdsa` and `X.rsa`.
 fn list_bundle<'a>(
     path: &Path,
-    names: Option<&'a [Pattern]>,
+    names: Option<&'a [HostPattern]>,
     by_itself: &HashSet<&Path>,
     jobs: &mut Vec<Job<'a>>,
     seen: &mut HashSet<PathBuf>,

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bartizan_net::clock::{Clock, SystemClock};
-use bartizan_net::{ClientAuthMode, ServedCertificate};
+use bartizan_net::{ClientAuthMode, HostMap, ServedCertificate};
 use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -16,7 +16,7 @@ use super::config::Config;
 use super::entry::Entry;
 use super::error::StoreError;
 use super::files::{self, Loading};
-use super::index::{CertIndex, NameMap, NoCertificate, Offer};
+use super::index::{CertIndex, NoCertificate, Offer};
 use super::notice::Notice;
 use super::settings::is_chacha;
 use crate::client_auth::{ClientAuth, ClientPolicy};
@@ -31,7 +31,7 @@ pub(crate) struct Generation {
     pub(crate) notices: Vec<Notice>,
     index: CertIndex,
     policies: Box<[Policy]>,
-    policy_by_name: NameMap<u32>,
+    policy_by_name: HostMap<u32>,
     policies_differ: bool,
     /// The cipher suites that are spoken, in the versions that are.
     suites: Vec<CipherSuite>,
@@ -238,10 +238,10 @@ fn load_policies(
     tickets: &TicketKeys,
     now: SystemTime,
     notices: &mut Vec<Notice>,
-) -> Result<(Box<[Policy]>, NameMap<u32>), StoreError> {
+) -> Result<(Box<[Policy]>, HostMap<u32>), StoreError> {
     let mut loaded: Vec<(&ClientAuth, Arc<ClientPolicy>)> = Vec::new();
     let mut policies = Vec::new();
-    let mut by_name = NameMap::with_capacity(config.hosts.len());
+    let mut by_name = HostMap::with_capacity(config.hosts.len());
     // A thousand hosts with the same rules have one policy.
     let mut known: HashMap<(usize, &[Vec<u8>]), u32> = HashMap::new();
     let default = (None, &config.client_auth, config.settings.protocols());

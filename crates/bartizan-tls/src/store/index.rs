@@ -1,101 +1,6 @@
 //! Finding the certificate for a name, and the rules for it. Pure.
 
-use std::hash::BuildHasher;
-
-use foldhash::fast::RandomState;
-use hashbrown::HashTable;
-
-use super::name::{Pattern, fold, parent};
-
-/// Values by name: exact first, then by a wildcard of one label.
-///
-/// Among 50,000 certificates, what a look-up costs is the memory that it waits for, so a name lies
-/// in the slot that is looked at, in one cache line. foldhash is enough, because clients can only
-/// look up; what they choose cannot make the map grow.
-#[derive(Debug)]
-pub(crate) struct NameMap<T> {
-    slots: HashTable<Slot<T>>,
-    hasher: RandomState,
-    /// Names that are too long for their slots.
-    long: Vec<Box<[u8]>>,
-}
-
-#[derive(Debug)]
-#[repr(align(64))]
-struct Slot<T> {
-    /// The length of the name, and the name; or `LONG`, and its place among the long ones.
-    len: u8,
-    bytes: [u8; SHORT],
-    value: T,
-}
-
-impl<T> NameMap<T> {
-    pub(crate) fn with_capacity(names: usize) -> Self {
-        let slots = HashTable::with_capacity(names);
-        Self { slots, hasher: RandomState::default(), long: Vec::new() }
-    }
-
-    /// The value of the folded `name` itself.
-    fn exact(&self, name: &str) -> Option<&T> {
-        // What begins with a dot is how wildcards are kept, and no name.
-        if name.starts_with('.') { None } else { self.find(name.as_bytes()) }
-    }
-
-    /// The value of the wildcard that stands for the folded `name`.
-    fn wildcard(&self, name: &str) -> Option<&T> {
-        self.find(parent(name)?.as_bytes())
-    }
-
-    /// The value of `name`, in any case.
-    pub(crate) fn get(&self, name: &str) -> Option<&T> {
-        let name = fold(name);
-        self.exact(&name).or_else(|| self.wildcard(&name))
-    }
-
-    fn find(&self, key: &[u8]) -> Option<&T> {
-        let is_it = |slot: &Slot<T>| slot.key(&self.long) == key;
-        self.slots.find(self.hasher.hash_one(key), is_it).map(|slot| &slot.value)
-    }
-
-    fn get_mut(&mut self, name: &Pattern) -> Option<&mut T> {
-        let (key, long) = (name.key().as_bytes(), &self.long);
-        let found = self.slots.find_mut(self.hasher.hash_one(key), |slot| slot.key(long) == key);
-        found.map(|slot| &mut slot.value)
-    }
-
-    /// Sets the value of `name` unless it has one.
-    pub(crate) fn insert(&mut self, name: &Pattern, value: T) {
-        let key = name.key().as_bytes();
-        if self.find(key).is_some() {
-            return;
-        }
-        let mut slot = Slot { len: LONG, bytes: [0; SHORT], value };
-        if key.len() <= SHORT {
-            slot.len = key.len() as u8;
-            slot.bytes[..key.len()].copy_from_slice(key);
-        } else {
-            slot.bytes[..size_of::<usize>()].copy_from_slice(&self.long.len().to_ne_bytes());
-            self.long.push(key.into());
-        }
-        let (long, hasher) = (&self.long, &self.hasher);
-        self.slots.insert_unique(hasher.hash_one(key), slot, |s| hasher.hash_one(s.key(long)));
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
-    }
-}
-
-impl<T> Slot<T> {
-    fn key<'a>(&'a self, long: &'a [Box<[u8]>]) -> &'a [u8] {
-        if self.len != LONG {
-            return &self.bytes[..usize::from(self.len)];
-        }
-        let mut place = [0; size_of::<usize>()];
-        place.copy_from_slice(&self.bytes[..size_of::<usize>()]);
-        &long[usize::from_ne_bytes(place)]
-    }
-}
+use bartizan_net::{HostMap, HostPattern, fold_host};
 
 /// The kind of a certificate's key, in the order in which one is preferred to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,7 +129,7 @@ impl Candidates {
 /// none such but the wildcard has, the wildcard's serves.
 #[derive(Debug)]
 pub(crate) struct CertIndex {
-    names: NameMap<Candidates>,
+    names: HostMap<Candidates>,
     /// `None` under strict SNI.
     default: Option<Candidates>,
 }
@@ -250,7 +155,7 @@ pub(crate) struct Choice {
 /// A later certificate that is never chosen for a name, because an earlier one is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Shadowed {
-    pub(crate) name: Pattern,
+    pub(crate) name: HostPattern,
     pub(crate) first: u32,
     pub(crate) later: u32,
 }
@@ -260,12 +165,12 @@ impl CertIndex {
     /// of key is the one. The very first is the default, and so is the first of each other kind
     /// that has a name with it in common.
     pub(crate) fn build<'a>(
-        certs: impl ExactSizeIterator<Item = (KeyKind, &'a [Pattern])>,
+        certs: impl ExactSizeIterator<Item = (KeyKind, &'a [HostPattern])>,
         strict: bool,
     ) -> (Self, Vec<Shadowed>) {
-        let mut names = NameMap::with_capacity(certs.len());
+        let mut names = HostMap::with_capacity(certs.len());
         let mut shadowed = Vec::new();
-        let mut default: Option<(Candidates, &[Pattern])> = None;
+        let mut default: Option<(Candidates, &[HostPattern])> = None;
         for (entry, (kind, patterns)) in (0..).zip(certs) {
             for pattern in patterns {
                 let first = match names.get_mut(pattern) {
@@ -294,7 +199,7 @@ impl CertIndex {
 
     /// Chooses by what the client offers.
     pub(crate) fn choose(&self, offer: &Offer<'_>) -> Result<Choice, NoCertificate> {
-        let folded = offer.sni.map(fold);
+        let folded = offer.sni.map(fold_host);
         let exact = folded.as_deref().and_then(|name| self.names.exact(name));
         let wildcard = || folded.as_deref().and_then(|name| self.names.wildcard(name));
         let fitting = |candidates: &Candidates| offer.fitting(candidates);
@@ -333,12 +238,6 @@ impl CertIndex {
         self.names.len()
     }
 }
-
-/// With a value of 16 bytes, a slot is a cache line. Nine in ten names are not longer.
-const SHORT: usize = 47;
-
-/// No name in a slot is as long.
-const LONG: u8 = u8::MAX;
 
 #[cfg(test)]
 mod tests;

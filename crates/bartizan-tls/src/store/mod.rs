@@ -7,7 +7,6 @@ mod files;
 mod generation;
 mod index;
 mod live;
-mod name;
 mod notice;
 mod report;
 mod scope;
@@ -33,14 +32,11 @@ pub(crate) use entry::{Chains, Entry, Parts};
 pub(crate) use generation::{Chosen, Generation, Refusal};
 pub(crate) use index::NoCertificate;
 pub(crate) use live::{Member, Withdrawn as WithdrawnWhy};
-#[cfg(fuzzing)]
-pub(crate) use name::{Pattern, fold};
 pub(crate) use scope::Scope;
 
 pub use config::{CertStoreBuilder, HostRules, TicketSource};
 pub use error::StoreError;
 pub use index::KeyKind;
-pub use name::BadName;
 pub use notice::Notice;
 pub use report::{CertSummary, StoreStatus};
 pub use settings::{SettingsError, TlsSettings};

@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::name::Pattern;
+use bartizan_net::HostPattern;
+
 use crate::client_auth::TrustNotice;
 use crate::ocsp::StapleProblem;
 
@@ -87,7 +88,7 @@ impl Notice {
         matches!(self, Self::StapleLeftOut { .. })
     }
 
-    pub(crate) fn shadowed(name: &Pattern, served: &Arc<str>, shadowed: &Arc<str>) -> Self {
+    pub(crate) fn shadowed(name: &HostPattern, served: &Arc<str>, shadowed: &Arc<str>) -> Self {
         Self::DuplicateName {
             name: name.to_string(),
             served: Arc::clone(served),

@@ -3,12 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bartizan_net::{HostScope, Misdirected};
+use bartizan_net::{HostScope, Misdirected, fold_host};
 
 use super::Shared;
 use super::entry::Entry;
 use super::generation::{Chosen, Generation};
-use super::name::fold;
 
 /// Judges hosts by what a connection was handshaken under and by the generation of now.
 ///
@@ -41,7 +40,7 @@ impl Scope {
 
 impl HostScope for Scope {
     fn permits(&self, host: &str) -> Result<(), Misdirected> {
-        let host = fold(host);
+        let host = fold_host(host);
         let current = self.store.current.load();
         if self.sni.is_none() && current.policies_differ() {
             return Err(Misdirected::NoServerName);

@@ -288,7 +288,7 @@ impl Handshake {
             if let Served::Store(store) = &self.layer.served {
                 let sni = self.sni.clone();
                 let scope = Scope::new(Arc::clone(store.shared()), &generation, &chosen, sni);
-                conn.set_host_scope(Arc::new(scope));
+                conn.add_host_scope(Arc::new(scope));
             }
         }
         self.layer.counts.note_completed(info.resumed);

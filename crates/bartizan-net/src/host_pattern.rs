@@ -1,12 +1,14 @@
 //! Host names as DNS compares them.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
 
 /// A host name in the form that indexes use: lower case, A-labels, no dot at the end.
 ///
 /// What comes off the wire is ASCII already (RFC 6066 §3), so this neither allocates nor looks at
 /// Unicode unless there is a capital letter in it.
-pub(crate) fn fold(name: &str) -> Cow<'_, str> {
+pub fn fold_host(name: &str) -> Cow<'_, str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
@@ -15,17 +17,22 @@ pub(crate) fn fold(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// A name that a certificate or a rule is for: exact, or with `*` as its whole first label.
+/// A name that a certificate, a route or a rule is for: exact, or with `*` as its whole first label,
+/// which stands for exactly one.
 ///
 /// It is kept as the text that a look-up asks for: a wildcard is what follows its `*`, with the dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Pattern(Box<str>);
+pub struct HostPattern(Box<str>);
 
-impl Pattern {
+impl HostPattern {
     /// Reads a name as people write it: in any case, perhaps internationalised (UTS 46), perhaps
     /// with a dot at the end.
-    pub(crate) fn parse(text: &str) -> Result<Self, BadName> {
-        let bad = |what| BadName { name: text.to_owned(), what };
+    ///
+    /// # Errors
+    ///
+    /// [`BadHostPattern`] says what makes it no name.
+    pub fn parse(text: &str) -> Result<Self, BadHostPattern> {
+        let bad = |what| BadHostPattern { name: text.to_owned(), what };
         let trimmed = text.strip_suffix('.').unwrap_or(text);
         let (wildcard, rest) = match trimmed.strip_prefix("*.") {
             Some(rest) => (true, rest),
@@ -38,7 +45,7 @@ impl Pattern {
             return Err(bad("only a whole first label can be `*`"));
         }
         let ascii = if rest.is_ascii() {
-            fold(rest)
+            fold_host(rest)
         } else {
             Cow::Owned(idna::domain_to_ascii(rest).map_err(|_| bad("it is no domain name"))?)
         };
@@ -49,31 +56,38 @@ impl Pattern {
         Ok(Self(format!("{prefix}{ascii}").into_boxed_str()))
     }
 
-    /// Reads a DNS name out of a certificate; `None` if no client could ever ask for it.
-    pub(crate) fn of_certificate(name: &str) -> Option<Self> {
-        Self::parse(name).ok()
+    /// Whether its first label is `*`.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('.')
     }
 
-    /// The wildcard that stands for this exact name.
-    pub(crate) fn wider(&self) -> Option<Self> {
+    /// The wildcard that stands for this exact name, if it has a label to stand for.
+    pub fn wider(&self) -> Option<Self> {
         parent(&self.0).map(|parent| Self(parent.into()))
     }
 
     /// What a look-up asks for: the name, or what follows the `*` of a wildcard.
-    pub(crate) fn key(&self) -> &str {
+    pub fn key(&self) -> &str {
         &self.0
     }
 
-    /// Whether it stands for the folded `name`.
-    pub(crate) fn covers(&self, name: &str) -> bool {
-        let wildcard = self.0.starts_with('.');
-        if wildcard { parent(name) == Some(&self.0) } else { *self.0 == *name }
+    /// Whether it stands for `name`, which is folded ([`fold_host`]).
+    pub fn covers(&self, name: &str) -> bool {
+        if self.is_wildcard() { parent(name) == Some(&self.0) } else { *self.0 == *name }
     }
 }
 
-impl std::fmt::Display for Pattern {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let star = if self.0.starts_with('.') { "*" } else { "" };
+impl FromStr for HostPattern {
+    type Err = BadHostPattern;
+
+    fn from_str(text: &str) -> Result<Self, BadHostPattern> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let star = if self.is_wildcard() { "*" } else { "" };
         write!(f, "{star}{}", self.0)
     }
 }
@@ -87,7 +101,7 @@ pub(crate) fn parent(name: &str) -> Option<&str> {
 /// A name that was configured is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` is not a host name or a wildcard such as `*.example.com`: {what}")]
-pub struct BadName {
+pub struct BadHostPattern {
     name: String,
     what: &'static str,
 }
@@ -105,14 +119,14 @@ fn is_host_name(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn pattern(text: &str) -> Pattern {
-        Pattern::parse(text).unwrap()
+    fn pattern(text: &str) -> HostPattern {
+        HostPattern::parse(text).unwrap()
     }
 
     #[test]
     fn names_compare_as_dns_compares_them() {
-        assert_eq!(fold("WWW.Example.COM."), "www.example.com");
-        assert!(matches!(fold("www.example.com"), Cow::Borrowed("www.example.com")));
+        assert_eq!(fold_host("WWW.Example.COM."), "www.example.com");
+        assert!(matches!(fold_host("www.example.com"), Cow::Borrowed("www.example.com")));
         assert_eq!(pattern("WWW.Example.com.").key(), "www.example.com");
         assert_eq!(pattern("Bücher.example").key(), "xn--bcher-kva.example");
         assert_eq!(pattern("*.BÜCHER.example").to_string(), "*.xn--bcher-kva.example");
@@ -142,7 +156,7 @@ mod tests {
             ("example.com:443", "no domain name"),
             (&format!("{}.example", "a".repeat(64)), "no domain name"),
         ] {
-            let error = Pattern::parse(text).unwrap_err().to_string();
+            let error = HostPattern::parse(text).unwrap_err().to_string();
             assert!(error.contains(what), "{text}: {error}");
         }
     }
