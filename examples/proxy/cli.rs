@@ -4,25 +4,36 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bartizan::net::{SendProxy, SourceLimitLayer};
 use clap::{Args, Parser, ValueEnum};
 use http::HeaderName;
+use ipnet::IpNet;
+
+use crate::routes::{Action, RouteArg};
+use values::UNBUILT;
+
+mod values;
 
 /// A TLS-terminating load balancer, made of bartizan's public parts.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "proxy", about, disable_version_flag = true)]
 pub(crate) struct Cli {
     /// Where clients connect (repeatable)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
     pub(crate) listen: Vec<SocketAddr>,
 
-    /// What happens to TLS; only `terminate` is built yet
-    #[arg(long, default_value = "terminate", value_parser = mode)]
-    pub(crate) mode: String,
+    /// What happens to TLS where no route says otherwise: terminate or passthrough (`reencrypt` is
+    /// not built yet)
+    #[arg(long, default_value = "terminate", value_parser = values::mode)]
+    pub(crate) mode: Mode,
 
     /// PEM bundle (its key may lie beside it as X.key or X.pem.key) or directory of such
     /// (repeatable); the first certificate is the default
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH")]
     pub(crate) certs: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) passthrough: PassthroughArgs,
 
     /// Refuse unknown or missing server names with the alert unrecognized_name
     #[arg(long)]
@@ -36,35 +47,36 @@ pub(crate) struct Cli {
     pub(crate) ticket_secret: Option<PathBuf>,
 
     /// OCSP responses to staple: off, or file for X.pem.ocsp beside X.pem
-    #[arg(long, value_name = "KIND", default_value = "file", value_parser = ocsp)]
+    #[arg(long, value_name = "KIND", default_value = "file", value_parser = values::ocsp)]
     pub(crate) ocsp: String,
 
     /// Application protocols to agree on, the preferred one first
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "h2,http/1.1", value_parser = protocol)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "h2,http/1.1", value_parser = values::protocol)]
     pub(crate) alpn: Vec<String>,
 
     /// A server to balance over (repeatable)
-    #[arg(long, value_name = "[NAME=]HOST:PORT", required = true, value_parser = backend)]
+    #[arg(long, value_name = "[NAME=]HOST:PORT", value_parser = values::backend)]
     pub(crate) backend: Vec<BackendArg>,
 
     /// Protocol towards backends; only `h1` is built yet
-    #[arg(long, value_name = "PROTO", default_value = "h1", value_parser = backend_proto)]
+    #[arg(long, value_name = "PROTO", default_value = "h1", value_parser = values::backend_proto)]
     pub(crate) backend_proto: String,
 
     /// How to choose a backend; only `roundrobin` is built yet
-    #[arg(long, value_name = "NAME", default_value = "roundrobin", value_parser = balance)]
+    #[arg(long, value_name = "NAME", default_value = "roundrobin", value_parser = values::balance)]
     pub(crate) balance: String,
 
-    /// Active check of backends: none or tcp
-    #[arg(long, value_name = "KIND", default_value = "none", value_parser = check)]
+    /// Active check of backends: none, tcp, or for those that TLS passes on to, tls: their
+    /// certificates are verified
+    #[arg(long, value_name = "KIND", default_value = "none", value_parser = values::check)]
     pub(crate) check: Check,
 
     /// Time between two checks of a backend
-    #[arg(long, value_name = "D", default_value = "2s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "2s", value_parser = values::duration)]
     pub(crate) check_interval: Duration,
 
     /// Time for one check
-    #[arg(long, value_name = "D", default_value = "1s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "1s", value_parser = values::duration)]
     pub(crate) check_timeout: Duration,
 
     /// Passed checks in a row that bring a backend back
@@ -80,32 +92,32 @@ pub(crate) struct Cli {
     pub(crate) retries: u32,
 
     /// Time for a whole TLS handshake
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub(crate) timeout_handshake: Duration,
 
     /// Time for a whole request head
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub(crate) timeout_header: Duration,
 
     /// Time to connect to a backend
-    #[arg(long, value_name = "D", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = values::duration)]
     pub(crate) timeout_connect: Duration,
 
     /// Longest silence of a client that is awaited
-    #[arg(long, value_name = "D", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "60s", value_parser = values::duration)]
     pub(crate) timeout_client: Duration,
 
     /// Longest silence of a backend that is awaited
-    #[arg(long, value_name = "D", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "60s", value_parser = values::duration)]
     pub(crate) timeout_server: Duration,
 
     /// Time without a request
-    #[arg(long, value_name = "D", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "60s", value_parser = values::duration)]
     pub(crate) timeout_keepalive: Duration,
 
     /// Open client connections; further ones wait in the kernel's queue [default: half of the
     /// descriptors that the process may have]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) max_conns: Option<usize>,
 
     /// Current-thread runtimes, each with its own listener; 0: one per core
@@ -113,12 +125,56 @@ pub(crate) struct Cli {
     pub(crate) workers: usize,
 
     /// Grace after SIGTERM or SIGINT; a second signal ends at once
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub(crate) drain: Duration,
 
     /// Access log on standard output; only `off` is built yet
-    #[arg(long, value_name = "FORMAT", default_value = "off", value_parser = log)]
+    #[arg(long, value_name = "FORMAT", default_value = "off", value_parser = values::log)]
     pub(crate) log: String,
+}
+
+/// Connections that are not opened here.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PassthroughArgs {
+    /// Where connections for a name go, exact or `*.name`: pass:ADDR[,ADDR...], terminate or reject
+    /// (repeatable); what matches no route goes to --backend, or is refused if there is none
+    #[arg(long = "route", value_name = "HOST=ACTION", value_parser = crate::routes::parse)]
+    pub(crate) routes: Vec<RouteArg>,
+
+    /// Report routes whose certificates make browsers use a connection for another route's name,
+    /// and exit
+    #[arg(long)]
+    pub(crate) lint_routes: bool,
+
+    /// New connections per second and source (IPv4 address or IPv6 /64), and how many at once
+    #[arg(long, value_name = "RATE,BURST", value_parser = values::limit)]
+    pub(crate) limit_source: Option<SourceLimitLayer>,
+
+    /// Require a PROXY header, v1 or v2, from these sources (repeatable)
+    #[arg(long, value_name = "CIDR", value_parser = values::network)]
+    pub(crate) accept_proxy: Vec<IpNet>,
+
+    /// Send a PROXY header to backends: v1 or v2
+    #[arg(long, value_name = "VERSION", value_parser = values::proxy_version)]
+    pub(crate) send_proxy: Option<SendProxy>,
+
+    /// Authorities of the backends' certificates for --check tls: a PEM file, or `system`
+    #[arg(long, value_name = "FILE|system", value_parser = values::backend_ca)]
+    pub(crate) backend_ca: Option<BackendCa>,
+
+    /// The name that the backends' certificates are checked for, instead of the route's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend_name: Option<String>,
+
+    /// Longest time without a byte in either direction of a connection that is passed on
+    #[arg(long, value_name = "D", default_value = "1h", value_parser = values::duration)]
+    pub(crate) timeout_tunnel: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum BackendCa {
+    System,
+    File(PathBuf),
 }
 
 /// What clients have to show.
@@ -183,9 +239,16 @@ impl ClientAuthArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Terminate,
+    Passthrough,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
     None,
     Tcp,
+    Tls,
 }
 
 #[derive(Clone, Debug)]
@@ -213,124 +276,58 @@ impl Cli {
             line.trim_start_matches("error: ").to_owned()
         })?;
         cli.client_auth.check()?;
+        cli.check_parts()?;
         Ok(cli)
     }
-}
 
-fn backend(text: &str) -> Result<BackendArg, String> {
-    let mut parts = text.split(',');
-    let server = parts.next().unwrap_or_default();
-    if let Some(option) = parts.next() {
-        return Err(unbuilt(&format!("the option `{option}` of a backend")));
+    /// Whether anything ends TLS here.
+    pub(crate) fn terminates(&self) -> bool {
+        let by_default = self.mode == Mode::Terminate && !self.backend.is_empty();
+        by_default || self.passthrough.routes.iter().any(|route| route.action == Action::Terminate)
     }
-    let (name, address) = server.split_once('=').unwrap_or((server, server));
-    if address.starts_with("dns:") {
-        return Err(unbuilt("a backend that follows DNS"));
+
+    /// Whether anything passes on to backends as it comes.
+    pub(crate) fn passes(&self) -> bool {
+        let by_default = self.mode == Mode::Passthrough && !self.backend.is_empty();
+        let passes = |route: &RouteArg| matches!(route.action, Action::Pass(_));
+        by_default || self.passthrough.routes.iter().any(passes)
     }
-    if name.is_empty() {
-        return Err("the name before `=` is empty".to_owned());
-    }
-    Ok(BackendArg { name: name.to_owned(), address: address.to_owned() })
-}
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "a duration is a number with ms, s, m or h")?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("a duration ends with ms, s, m or h".to_owned()),
-    };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "not a number from 1 up".to_owned())
-}
-
-fn protocol(text: &str) -> Result<String, String> {
-    match text {
-        "h2" | "http/1.1" => Ok(text.to_owned()),
-        _ => Err("known protocols are h2 and http/1.1".to_owned()),
-    }
-}
-
-fn check(text: &str) -> Result<Check, String> {
-    match text {
-        "none" => Ok(Check::None),
-        "tcp" => Ok(Check::Tcp),
-        other => {
-            one_of(&["tls", "http", "grpc", "agent"], other.split(':').next().unwrap_or(other))
+    /// Finds flags without what they need, and flags that would have no effect.
+    fn check_parts(&self) -> Result<(), String> {
+        let Self { passthrough, certs, backend, check, .. } = self;
+        if backend.is_empty() && passthrough.routes.is_empty() {
+            let certs = if certs.is_empty() { "--certs and " } else { "" };
+            let certs = if self.mode == Mode::Terminate { certs } else { "" };
+            return Err(format!("{certs}--backend are needed, or --route, to say where to go"));
         }
+        if self.terminates() && certs.is_empty() {
+            return Err("--certs is needed where TLS ends here".to_owned());
+        }
+        if self.terminates() && backend.is_empty() {
+            return Err("--backend is needed where TLS ends here".to_owned());
+        }
+        if !self.terminates() && !certs.is_empty() {
+            return Err("--certs has no effect: TLS ends nowhere here".to_owned());
+        }
+        if *check != Check::Tls
+            && (passthrough.backend_ca.is_some() || passthrough.backend_name.is_some())
+        {
+            return Err(
+                "--backend-ca and --backend-name have no effect without --check tls".to_owned()
+            );
+        }
+        if *check == Check::Tls && !self.passes() {
+            return Err(
+                "--check tls of backends that plain HTTP goes to is not built yet in this version"
+                    .to_owned(),
+            );
+        }
+        if *check == Check::Tls && passthrough.backend_ca.is_none() {
+            return Err(
+                "--check tls needs --backend-ca, to say whose certificates are good".to_owned()
+            );
+        }
+        Ok(())
     }
 }
-
-fn mode(text: &str) -> Result<String, String> {
-    if text == "terminate" { Ok(text.into()) } else { one_of(&["reencrypt", "passthrough"], text) }
-}
-
-fn backend_proto(text: &str) -> Result<String, String> {
-    if text == "h1" { Ok(text.into()) } else { one_of(&["h2", "auto"], text) }
-}
-
-fn balance(text: &str) -> Result<String, String> {
-    let name = text.split(',').next().unwrap_or(text);
-    if text == "roundrobin" {
-        return Ok(text.into());
-    }
-    one_of(&["leastconn", "random", "p2c", "first", "ewma", "ring", "maglev", "rendezvous"], name)
-}
-
-fn ocsp(text: &str) -> Result<String, String> {
-    if matches!(text, "off" | "file") { Ok(text.into()) } else { one_of(&["auto"], text) }
-}
-
-fn log(text: &str) -> Result<String, String> {
-    if text == "off" { Ok(text.into()) } else { one_of(&["text", "json"], text) }
-}
-
-fn one_of<T>(planned: &[&str], text: &str) -> Result<T, String> {
-    if planned.contains(&text) { Err(unbuilt(text)) } else { Err(format!("`{text}` is not known")) }
-}
-
-fn unbuilt(what: &str) -> String {
-    format!("{what} is not built yet in this version")
-}
-
-/// Flags of the contract whose parts do not exist yet.
-const UNBUILT: [&str; 31] = [
-    "--route",
-    "--lint-routes",
-    "--limit-source",
-    "--accept-proxy",
-    "--send-proxy",
-    "--backend-ca",
-    "--backend-name",
-    "--backend-cert",
-    "--backend-key",
-    "--backend-pin",
-    "--dangerous-no-verify",
-    "--hash-key",
-    "--sticky",
-    "--slowstart",
-    "--queue",
-    "--observe",
-    "--outlier",
-    "--on-marked-down",
-    "--retry-on",
-    "--max-age",
-    "--timeout-tunnel",
-    "--min-rate",
-    "--admin",
-    "--admin-socket",
-    "--acme-directory",
-    "--acme-ca",
-    "--acme-domain",
-    "--acme-contact",
-    "--acme-storage",
-    "--acme-challenge",
-    "--acme-http",
-];

@@ -1,12 +1,17 @@
-//! A complete load balancer: TLS ends here, and what is in it goes to several servers.
+//! A complete load balancer: TLS ends here, or passes through to servers that have certificates of
+//! their own, as each name wants it.
 //!
 //! ```text
 //! proxy --certs site.pem --backend web1=10.0.0.1:80 --backend web2=10.0.0.2:80 --check tcp
 //! ```
 
 mod certs;
+mod checks;
 mod cli;
+mod lint;
+mod routes;
 mod signals;
+mod stack;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -15,10 +20,12 @@ use std::thread;
 
 use bartizan::net::ErrorChain;
 use bartizan::prelude::*;
-use cli::{Check, Cli};
+use checks::Checking;
+use cli::Cli;
+use routes::Passing;
 use signals::Signals;
+use stack::Parts;
 use tokio::runtime::{Builder, Runtime};
-use tower::ServiceBuilder;
 use tracing_subscriber::EnvFilter;
 
 /// A request takes some forty small allocations and a few of 1 to 8 KiB. glibc keeps those of over
@@ -32,7 +39,12 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(false).init();
 
-    let setup = Cli::read().map_err(Into::into).and_then(Proxy::new);
+    let setup = Cli::read().map_err(Into::into).and_then(|cli| {
+        if cli.passthrough.lint_routes {
+            std::process::exit(lint::run(&cli)?);
+        }
+        Proxy::new(cli)
+    });
     let proxy = match setup {
         Ok(proxy) => proxy,
         Err(error) => {
@@ -55,9 +67,8 @@ fn main() -> ExitCode {
 
 /// Everything that can be wrong has been found out once it exists.
 struct Proxy {
-    cli: Cli,
-    certs: CertStore,
-    cluster: Cluster,
+    parts: Parts,
+    checking: Checking,
     drain: Drain,
     workers: Workers,
     control: Runtime,
@@ -71,6 +82,8 @@ impl Proxy {
             .iter()
             .fold(Cluster::builder("backends"), |c, b| c.backend(&b.name, &b.address))
             .build()?;
+        let passing = Passing::of(&cli.passthrough.routes)?;
+        let checking = Checking::new(&cli, &cluster, &passing)?;
         let drain = Drain::new();
         let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;
         let max_conns = cli.max_conns.unwrap_or_else(|| connections_for(descriptors));
@@ -78,59 +91,29 @@ impl Proxy {
             .with_drain(drain.clone())
             .max_connections(max_conns);
         // Last of what may be refused: loading tells the log, and a refusal is one line.
-        let certs = certs::store(&cli)?;
+        let certs = if cli.terminates() { Some(certs::store(&cli)?) } else { None };
         // Before anybody can read that it listens: a signal from then on must drain it.
         let control = Builder::new_current_thread().enable_all().build()?;
         let signals = control.block_on(async { Signals::catch() })?;
-        Ok(Self { cli, certs, cluster, drain, workers, control, signals })
+        let parts = Parts::new(cli, certs, cluster, passing)?;
+        Ok(Self { parts, checking, drain, workers, control, signals })
     }
 
     fn run(self) -> Result<(), Box<dyn Error>> {
-        let Self { cli, certs, cluster, drain, workers, control, signals } = self;
-        let checks = (cli.check == Check::Tcp).then(|| {
-            Checks::tcp()
-                .every(cli.check_interval)
-                .timeout(cli.check_timeout)
-                .rise(cli.rise)
-                .fall(cli.fall)
-        });
-        let tls = TlsTerminateLayer::new(certs.clone()).handshake_timeout(cli.timeout_handshake);
-        let client_cert = client_cert(&cli);
-        let (grace, checked) = (cli.drain, cluster.clone());
+        let Self { parts, checking, drain, workers, control, signals } = self;
+        let (grace, certs) = (parts.grace(), parts.certs());
+        // Before the first connection: a backend that is yet to prove itself must not get it.
+        let checks = {
+            let _runtime = control.enter();
+            checking.start()
+        };
         // Not joined: it waits for signals for as long as the process lives.
         thread::Builder::new().name("control".into()).spawn(move || {
-            control.block_on(async {
-                let _checks = checks.map(|checks| checked.check(checks));
-                signals.obey(drain, grace, certs).await;
-            })
+            control.block_on(signals.obey(drain, grace, certs));
+            drop(checks);
         })?;
-        workers.run(|worker| {
-            let requests = ServiceBuilder::new()
-                .layer(HostGuardLayer::new())
-                .layer(ForwardedLayer::new())
-                .layer(client_cert.clone())
-                .layer(
-                    BalanceLayer::new(cluster.clone(), RoundRobin::starting_at(worker.index))
-                        .retries(cli.retries),
-                )
-                .layer(HttpPoolLayer::new().response_timeout(cli.timeout_server))
-                .service(TcpDial::new().connect_timeout(cli.timeout_connect));
-            ServiceBuilder::new().layer(tls.clone()).service(
-                ServeHttp::new(requests)
-                    .header_timeout(cli.timeout_header)
-                    .client_timeout(cli.timeout_client)
-                    .keep_alive_timeout(cli.timeout_keepalive),
-            )
-        })?;
+        workers.run(|worker| parts.stack(worker.index))?;
         Ok(())
-    }
-}
-
-/// Backends may believe what they read of client certificates: what clients send there goes.
-fn client_cert(cli: &Cli) -> ClientCertLayer {
-    match &cli.client_auth.cn_header {
-        Some(field) => ClientCertLayer::only_common_name(field.clone()),
-        None => ClientCertLayer::strip_only(),
     }
 }
 

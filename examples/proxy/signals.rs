@@ -27,16 +27,16 @@ impl Signals {
     }
 
     /// Obeys them for as long as the process lives.
-    pub(crate) async fn obey(mut self, drain: Drain, grace: Duration, certs: CertStore) {
+    pub(crate) async fn obey(mut self, drain: Drain, grace: Duration, certs: Option<CertStore>) {
         let mut draining = None;
-        let reload = reloads(certs);
+        let reload = certs.map(reloads);
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.hangup.recv() => {
                     // If one is waiting already, it will see what this one would.
-                    let _ = reload.try_send(());
+                    let _ = reload.as_ref().map(|reload| reload.try_send(()));
                     continue;
                 }
             }

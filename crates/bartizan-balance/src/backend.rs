@@ -18,6 +18,8 @@ pub struct Backend {
     server_name: Option<Arc<str>>,
     pub(crate) in_flight: AtomicUsize,
     up: AtomicBool,
+    // Counts how often it was set down to be checked first.
+    trial: AtomicU64,
 }
 
 /// Tells backends apart for the life of the process; never used twice.
@@ -34,6 +36,7 @@ impl Backend {
             server_name: None,
             in_flight: AtomicUsize::new(0),
             up: AtomicBool::new(true),
+            trial: AtomicU64::new(0),
         }
     }
 
@@ -65,6 +68,19 @@ impl Backend {
     /// Only the cluster may say so, because it has to publish a new table with it.
     pub(crate) fn set_up(&self, up: bool) -> bool {
         self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    /// Sets it down until a check that starts from here on says otherwise. Only the cluster may,
+    /// with its writers' lock held.
+    pub(crate) fn put_on_trial(&self) {
+        self.up.store(false, Ordering::Relaxed);
+        // Last, so that whoever sees the new trial does not take it for up.
+        self.trial.fetch_add(1, Ordering::Release);
+    }
+
+    /// Which trial it is on: a verdict of an earlier one does not count any more.
+    pub(crate) fn trial(&self) -> u64 {
+        self.trial.load(Ordering::Acquire)
     }
 }
 

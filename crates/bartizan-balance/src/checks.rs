@@ -11,9 +11,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tower_service::Service;
 
-use crate::{Backend, BackendId, Cluster, DialProbe, Health, Verdict};
+use crate::cluster::Probation;
+use crate::{Backend, BackendId, Cluster, DialProbe, Health, InitState, Verdict};
 
-/// How the backends of a cluster are checked. Defaults are HAProxy's.
+/// How the backends of a cluster are checked. Defaults are HAProxy's, except that a backend which has
+/// never been checked is out after `fall` failures too, rather than after the first.
 ///
 /// | setting | default | HAProxy |
 /// | --- | --- | --- |
@@ -21,6 +23,7 @@ use crate::{Backend, BackendId, Cluster, DialProbe, Health, Verdict};
 /// | [`timeout`](Self::timeout) | 1 s | `timeout check` |
 /// | [`rise`](Self::rise) | 2 | `rise` |
 /// | [`fall`](Self::fall) | 3 | `fall` |
+/// | [`init_state`](Self::init_state) | fully up | `init-state` |
 #[derive(Clone, Debug)]
 pub struct Checks<Pr> {
     probe: Pr,
@@ -28,6 +31,7 @@ pub struct Checks<Pr> {
     timeout: Duration,
     rise: u32,
     fall: u32,
+    init_state: InitState,
 }
 
 impl Checks<DialProbe<TcpDial>> {
@@ -40,7 +44,14 @@ impl Checks<DialProbe<TcpDial>> {
 impl<Pr> Checks<Pr> {
     /// Checks with `probe`, a service from backends to verdicts.
     pub fn new(probe: Pr) -> Self {
-        Self { probe, every: EVERY, timeout: TIMEOUT, rise: RISE, fall: FALL }
+        Self {
+            probe,
+            every: EVERY,
+            timeout: TIMEOUT,
+            rise: RISE,
+            fall: FALL,
+            init_state: InitState::FullyUp,
+        }
     }
 
     /// Probes each backend once per `interval` (at least a millisecond, at most a year).
@@ -58,18 +69,31 @@ impl<Pr> Checks<Pr> {
         Self { rise: passes, ..self }
     }
 
-    /// Failures in a row that take a backend out. At least 1.
+    /// Failures in a row that take a backend out. At least 1. One that is [unfit](Verdict::Unfit)
+    /// is out at once.
     pub fn fall(self, failures: u32) -> Self {
         Self { fall: failures, ..self }
+    }
+
+    /// Where backends start, those added later as well. Default: [`InitState::FullyUp`].
+    ///
+    /// With a state of down, no backend is eligible from the moment that [`Cluster::check`] is
+    /// called, or that it is added, until it has been checked; it is then probed at once. That is
+    /// also so if earlier checks found it up: they may have looked for something else. Have one set
+    /// of checks per cluster then: with a second one beside it, either brings backends up.
+    pub fn init_state(self, init_state: InitState) -> Self {
+        Self { init_state, ..self }
     }
 }
 
 impl Cluster {
     /// Checks all backends from now on, also those added later, until the guard is dropped.
     ///
-    /// First probes are spread over one interval. A change of state is a tracing event (target
-    /// `bartizan_balance`, info for up, warn for down) with cluster, backend and reason. A backend
-    /// that is down when its guard is dropped stays down.
+    /// First probes are spread over one interval, unless backends [start down](Checks::init_state).
+    /// A change of state is a tracing event (target `bartizan_balance`, info for up, warn for down)
+    /// with cluster, backend and reason; so is the first reason why a backend stays down, and that
+    /// it has turned out to be unfit. A backend that is down when its guard is dropped stays down;
+    /// one that is added after that is up.
     ///
     /// # Panics
     ///
@@ -80,8 +104,10 @@ impl Cluster {
         Pr: Clone + Send + Sync + 'static,
         Pr::Future: Send,
     {
+        // Here and not in the task: before it has run, connections might be balanced already.
+        let probation = checks.init_state.is_down().then(|| self.on_probation());
         let task = tokio::spawn(supervise(self.clone(), checks));
-        CheckGuard { task: task.abort_handle() }
+        CheckGuard { task: task.abort_handle(), _probation: probation }
     }
 }
 
@@ -90,6 +116,7 @@ impl Cluster {
 #[must_use = "dropped, it ends the checks"]
 pub struct CheckGuard {
     task: AbortHandle,
+    _probation: Option<Probation>,
 }
 
 impl CheckGuard {
@@ -114,12 +141,14 @@ where
 {
     let mut membership = cluster.membership();
     let mut tasks = JoinSet::new();
-    let mut running: HashMap<BackendId, AbortHandle> = HashMap::new();
+    // One task per member and trial: what is taken out and put back may be on a new trial.
+    let mut running: HashMap<(BackendId, u64), AbortHandle> = HashMap::new();
     let mut known = HashSet::new();
     loop {
         membership.borrow_and_update();
         let members = Arc::clone(cluster.table().members());
-        let ids: HashSet<_> = members.iter().map(|member| member.id()).collect();
+        let trials: Vec<_> = members.iter().map(|member| (member.id(), member.trial())).collect();
+        let ids: HashSet<_> = trials.iter().copied().collect();
         running.retain(|id, task| {
             let stays = ids.contains(id);
             if !stays {
@@ -127,13 +156,20 @@ where
             }
             stays
         });
-        for (position, backend) in members.iter().enumerate() {
-            running.entry(backend.id()).or_insert_with(|| {
-                let spread = position as f64 / members.len() as f64;
+        for (position, (backend, id)) in members.iter().zip(trials).enumerate() {
+            running.entry(id).or_insert_with(|| {
                 // A probe that has panicked must not do so in a loop.
-                let again = known.contains(&backend.id());
-                let first = checks.every.mul_f64(if again { 1.0 } else { spread });
-                tasks.spawn(watch(cluster.clone(), Arc::clone(backend), checks.clone(), first))
+                let again = known.contains(&id);
+                let intervals = match (again, checks.init_state.is_down()) {
+                    (true, _) => 1.0,
+                    (false, true) => 0.0,
+                    (false, false) => position as f64 / members.len() as f64,
+                };
+                let first = checks.every.mul_f64(intervals);
+                let health = checks.health(backend.is_up(), !again);
+                let watch =
+                    Watch { cluster: cluster.clone(), backend: Arc::clone(backend), trial: id.1 };
+                tasks.spawn(watch.run(checks.clone(), health, first))
             });
         }
         known = ids;
@@ -146,31 +182,83 @@ where
     }
 }
 
-async fn watch<Pr>(cluster: Cluster, backend: Arc<Backend>, checks: Checks<Pr>, first: Duration)
-where
-    Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible> + Clone,
-{
-    let mut health = Health::new(checks.rise, checks.fall).starting(backend.is_up());
-    let mut ticks = interval_at(Instant::now() + first, checks.every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let verdict = match timeout(checks.timeout, ask(checks.probe.clone(), &backend)).await {
-            Ok(verdict) => verdict,
-            Err(_) => Verdict::fail(format_args!("no answer within {:?}", checks.timeout)),
+impl<Pr> Checks<Pr> {
+    /// The state that a backend is first judged from.
+    fn health(&self, up: bool, first: bool) -> Health {
+        let health = Health::new(self.rise, self.fall).starting(up);
+        let one_short = match self.init_state {
+            InitState::Up => up,
+            InitState::Down => !up,
+            InitState::FullyUp | InitState::FullyDown => false,
         };
-        let Some(up) = health.observe(verdict.is_pass()) else { continue };
-        cluster.set_up(&backend, up);
-        let (cluster, backend) = (cluster.name(), backend.name());
-        match verdict {
-            Verdict::Fail { reason } => {
-                tracing::warn!(%cluster, %backend, reason, fall = checks.fall, "backend is down");
+        if first && one_short { health.one_short() } else { health }
+    }
+}
+
+/// The checks of one backend.
+struct Watch {
+    cluster: Cluster,
+    backend: Arc<Backend>,
+    trial: u64,
+}
+
+impl Watch {
+    async fn run<Pr>(self, checks: Checks<Pr>, mut health: Health, first: Duration)
+    where
+        Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible> + Clone,
+    {
+        let mut ticks = interval_at(Instant::now() + first, checks.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Told::Nothing;
+        loop {
+            ticks.tick().await;
+            let asked = ask(checks.probe.clone(), &self.backend);
+            let verdict = match timeout(checks.timeout, asked).await {
+                Ok(verdict) => verdict,
+                Err(_) => Verdict::fail(format_args!("no answer within {:?}", checks.timeout)),
+            };
+            let change = health.observe(&verdict);
+            if let Some(up) = change {
+                self.cluster.set_up_in(&self.backend, self.trial, up);
             }
-            Verdict::Pass => {
-                tracing::info!(%cluster, %backend, rise = checks.rise, "backend is up")
+            if self.backend.trial() != self.trial {
+                return; // The verdict was of an earlier trial; the next one has its own watch.
+            }
+            if change.is_some() || !health.is_up() {
+                self.tell(&verdict, change.is_some(), &mut told, (checks.rise, checks.fall));
             }
         }
     }
+
+    /// Tells of each change, and of each new kind of reason why a backend stays down.
+    fn tell(&self, verdict: &Verdict, change: bool, told: &mut Told, (rise, fall): (u32, u32)) {
+        let (cluster, backend) = (self.cluster.name(), self.backend.name());
+        let state = if change { "is" } else { "stays" };
+        match verdict {
+            Verdict::Pass if change => {
+                *told = Told::Nothing;
+                tracing::info!(%cluster, %backend, rise, "backend is up");
+            }
+            Verdict::Pass => {}
+            Verdict::Fail { reason } if change || *told == Told::Nothing => {
+                *told = Told::Down;
+                tracing::warn!(%cluster, %backend, reason, fall, "backend {state} down");
+            }
+            Verdict::Unfit { reason } if change || *told != Told::Unfit => {
+                *told = Told::Unfit;
+                tracing::warn!(%cluster, %backend, reason, "backend {state} down: it is unfit");
+            }
+            Verdict::Fail { .. } | Verdict::Unfit { .. } => {}
+        }
+    }
+}
+
+/// What was said last of why a backend is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Down,
+    Unfit,
 }
 
 async fn ask<Pr>(mut probe: Pr, backend: &Arc<Backend>) -> Verdict

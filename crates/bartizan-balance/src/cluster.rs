@@ -22,7 +22,8 @@ pub struct Cluster {
 struct Inner {
     name: Arc<str>,
     table: ArcSwap<Table>,
-    writing: Mutex<()>,
+    // The number of `Probation`s: while there is one, what is added starts down.
+    writing: Mutex<usize>,
     // Holds the number of the table's membership.
     membership: watch::Sender<u64>,
 }
@@ -53,11 +54,16 @@ impl Cluster {
     ///
     /// [`ClusterError`]; the set then stays as it was.
     pub fn update(&self, change: impl FnOnce(&mut Vec<Arc<Backend>>)) -> Result<(), ClusterError> {
-        let _writing = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let probations = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.inner.table.load();
         let mut members = old.members().to_vec();
         change(&mut members);
         check_names(&members)?;
+        if *probations > 0 {
+            let stay: HashSet<_> = old.members().iter().map(|member| member.id()).collect();
+            let added = members.iter().filter(|member| !stay.contains(&member.id()));
+            added.for_each(|member| member.put_on_trial());
+        }
         let membership = old.membership() + 1;
         self.inner.table.store(Arc::new(Table::new(members.into(), membership)));
         self.inner.membership.send_replace(membership);
@@ -65,8 +71,13 @@ impl Cluster {
     }
 
     /// Records that a backend is up or down, and publishes it. Returns whether that is news.
+    #[cfg(test)]
     pub(crate) fn set_up(&self, backend: &Backend, up: bool) -> bool {
-        let _writing = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_up_in(backend, backend.trial(), up)
+    }
+
+    /// With the writers' lock held.
+    fn publish_up(&self, backend: &Backend, up: bool) -> bool {
         let news = backend.set_up(up);
         if news {
             let refreshed = self.inner.table.load().refreshed();
@@ -75,8 +86,41 @@ impl Cluster {
         news
     }
 
+    /// Records that a backend is up or down, and publishes it, unless it was put on trial since
+    /// `trial`. Returns whether that is news.
+    pub(crate) fn set_up_in(&self, backend: &Backend, trial: u64, up: bool) -> bool {
+        let _writing = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if backend.trial() != trial {
+            return false;
+        }
+        self.publish_up(backend, up)
+    }
+
+    /// Sets all backends down, and from now on those that are added, in one step.
+    pub(crate) fn on_probation(&self) -> Probation {
+        let mut probations = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *probations += 1;
+        let old = self.inner.table.load();
+        old.members().iter().for_each(|member| member.put_on_trial());
+        self.inner.table.store(Arc::new(old.refreshed()));
+        Probation { cluster: self.clone() }
+    }
+
     pub(crate) fn membership(&self) -> watch::Receiver<u64> {
         self.inner.membership.subscribe()
+    }
+}
+
+/// While it is held, backends that are added to the cluster start down.
+#[derive(Debug)]
+pub(crate) struct Probation {
+    cluster: Cluster,
+}
+
+impl Drop for Probation {
+    fn drop(&mut self) {
+        let lock = &self.cluster.inner.writing;
+        *lock.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 }
 
@@ -119,7 +163,7 @@ impl ClusterBuilder {
         check_names(&self.backends)?;
         let table = ArcSwap::from_pointee(Table::new(self.backends.into(), 0));
         let (membership, _) = watch::channel(0);
-        let inner = Inner { name: self.name, table, writing: Mutex::new(()), membership };
+        let inner = Inner { name: self.name, table, writing: Mutex::new(0), membership };
         Ok(Cluster { inner: Arc::new(inner) })
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! ```text
 //! ## Up => Down      after `fall` failures in a row
+//! ## Up => Down      at once, when it is found unfit
 //! ## Down => Up      after `rise` passes in a row
 //! ```
 //!
-//! These are HAProxy's transitions. A backend starts up, as HAProxy's do.
+//! These are HAProxy's transitions, and one more. Where a backend starts is its [`InitState`].
+
+use std::error::Error;
+
+use bartizan_net::{ErrorChain, WrongIdentity};
 
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +23,12 @@ pub enum Verdict {
         /// Why, for people.
         reason: String,
     },
+    /// It is not who it has to be, which no further try can change: it is taken out at once,
+    /// whatever `fall` is.
+    Unfit {
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 impl Verdict {
@@ -26,9 +37,42 @@ impl Verdict {
         Self::Fail { reason: reason.to_string() }
     }
 
+    /// Unfit because of `reason`.
+    pub fn unfit(reason: impl ToString) -> Self {
+        Self::Unfit { reason: reason.to_string() }
+    }
+
+    /// What an error says of the backend: unfit if [`WrongIdentity`] is behind it, else a failure.
+    pub fn of_error(error: &(dyn Error + 'static)) -> Self {
+        let reason = ErrorChain(error);
+        if WrongIdentity::is_behind(error) { Self::unfit(reason) } else { Self::fail(reason) }
+    }
+
     /// Whether it is a pass.
     pub fn is_pass(&self) -> bool {
         *self == Self::Pass
+    }
+}
+
+/// Where checks start from, under the names of HAProxy's `init-state`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InitState {
+    /// Up, or where earlier checks have left off; `fall` failures take it out.
+    #[default]
+    FullyUp,
+    /// The same, except that what is up goes down if its first check fails.
+    Up,
+    /// Down; if its first check passes, it comes up. If that fails, `rise` passes are needed.
+    Down,
+    /// Down; `rise` passes bring it up.
+    FullyDown,
+}
+
+impl InitState {
+    /// Whether a backend is not to be picked before it has been checked.
+    pub fn is_down(self) -> bool {
+        matches!(self, Self::Down | Self::FullyDown)
     }
 }
 
@@ -53,14 +97,21 @@ impl Health {
         Self { up, against: 0, ..self }
     }
 
+    /// Lets the first verdict alone change the state, if it speaks against it.
+    pub fn one_short(self) -> Self {
+        Self { against: self.needed() - 1, ..self }
+    }
+
     /// Takes a verdict in. Returns the new state if it changed: `true` for up.
-    pub fn observe(&mut self, pass: bool) -> Option<bool> {
+    pub fn observe(&mut self, verdict: &Verdict) -> Option<bool> {
+        let pass = verdict.is_pass();
         if pass == self.up {
             self.against = 0;
             return None;
         }
         self.against += 1;
-        if self.against < if self.up { self.fall } else { self.rise } {
+        let at_once = matches!(verdict, Verdict::Unfit { .. });
+        if self.against < self.needed() && !at_once {
             return None;
         }
         self.against = 0;
@@ -72,17 +123,25 @@ impl Health {
     pub fn is_up(&self) -> bool {
         self.up
     }
+
+    /// Verdicts in a row that change the state.
+    fn needed(&self) -> u32 {
+        if self.up { self.fall } else { self.rise }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `+` passes, `-` fails; each letter of the outcome is the state after it.
-    fn trace(rise: u32, fall: u32, verdicts: &str) -> String {
-        let mut health = Health::new(rise, fall);
+    /// `+` passes, `-` fails, `!` is unfit; each letter of the outcome is the state after it.
+    fn trace(mut health: Health, verdicts: &str) -> String {
         let mut state = |verdict| {
-            let change = health.observe(verdict == '+');
+            let change = health.observe(&match verdict {
+                '+' => Verdict::Pass,
+                '-' => Verdict::fail("no"),
+                _ => Verdict::unfit("another"),
+            });
             assert!(change.is_none_or(|up| up == health.is_up()));
             match (change.is_some(), health.is_up()) {
                 (true, true) => 'U',
@@ -104,7 +163,34 @@ mod tests {
             (0, 0, "-+", "DU"),
             (3, 2, "+--+++", "uuDddU"),
         ] {
-            assert_eq!(trace(rise, fall, verdicts), states, "rise {rise} fall {fall}: {verdicts}");
+            let states_now = trace(Health::new(rise, fall), verdicts);
+            assert_eq!(states_now, states, "rise {rise} fall {fall}: {verdicts}");
         }
+    }
+
+    #[test]
+    fn what_is_unfit_is_out_at_once_and_comes_back_by_rise() {
+        let health = || Health::new(2, 3);
+        assert_eq!(trace(health(), "!++"), "DdU");
+        assert_eq!(trace(health(), "-!+!++"), "uDdddU");
+    }
+
+    #[test]
+    fn starts_as_haproxys_init_state() {
+        let (up, down) = (Health::new(2, 3), Health::new(2, 3).starting(false));
+        assert_eq!(trace(up.clone().one_short(), "-++"), "DdU");
+        assert_eq!(trace(up.one_short(), "+--"), "uuu");
+        assert_eq!(trace(down.clone().one_short(), "+--"), "Uuu");
+        assert_eq!(trace(down.clone().one_short(), "-++"), "ddU");
+        assert_eq!(trace(down, "++"), "dU");
+    }
+
+    #[test]
+    fn an_error_that_is_marked_is_unfit_and_another_a_failure() {
+        let marked = WrongIdentity::new("the name is another");
+        let Verdict::Unfit { reason } = Verdict::of_error(&marked) else { panic!() };
+        assert!(reason.ends_with(": the name is another"), "{reason}");
+        let plain = std::io::Error::other("refused");
+        assert_eq!(Verdict::of_error(&plain), Verdict::fail("refused"));
     }
 }

@@ -39,7 +39,7 @@ pub use balance::{Balance, BalanceFuture, BalanceLayer};
 pub use checks::{CheckGuard, Checks};
 pub use cluster::{Cluster, ClusterBuilder, ClusterError};
 pub use error::{BalanceError, NotSent, Unanswered};
-pub use health::{Health, Verdict};
+pub use health::{Health, InitState, Verdict};
 pub use hold::{Hold, Leased};
 pub use lease::Lease;
 pub use policy::{Pick, PickContext, Policy, Reason};

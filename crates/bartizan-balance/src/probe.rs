@@ -15,12 +15,13 @@ use crate::{Backend, Verdict};
 /// A probe out of a dial service: what can be dialled passes.
 ///
 /// What was dialled is closed again at once. Over `TcpDial` this is HAProxy's `check`; over a stack
-/// with TLS in it, the handshake is part of the check.
+/// with TLS in it, the handshake is part of the check. A backend whose dial fails with
+/// [`WrongIdentity`](bartizan_net::WrongIdentity) behind the error is [`Verdict::Unfit`].
 #[derive(Clone, Debug)]
 pub struct DialProbe<D> {
     dial: D,
     // Why the dial service's `poll_ready` failed: it must not be called then.
-    broken: Option<String>,
+    broken: Option<Verdict>,
 }
 
 impl<D> DialProbe<D> {
@@ -41,13 +42,13 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         let ready = ready!(self.dial.poll_ready(cx));
-        self.broken = ready.err().map(|error| error.into().to_string());
+        self.broken = ready.err().map(|error| Verdict::of_error(&*error.into()));
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, backend: Arc<Backend>) -> Self::Future {
         match self.broken.take() {
-            Some(reason) => ProbeFuture { dial: None, broken: Some(reason) },
+            Some(verdict) => ProbeFuture { dial: None, broken: Some(verdict) },
             None => ProbeFuture { dial: Some(self.dial.call(backend)), broken: None },
         }
     }
@@ -60,7 +61,7 @@ pin_project! {
     pub struct ProbeFuture<F> {
         #[pin]
         dial: Option<F>,
-        broken: Option<String>,
+        broken: Option<Verdict>,
     }
 }
 
@@ -76,9 +77,9 @@ where
         let verdict = match this.dial.as_pin_mut() {
             Some(dial) => match ready!(dial.poll(cx)) {
                 Ok(_) => Verdict::Pass,
-                Err(error) => Verdict::fail(error.into()),
+                Err(error) => Verdict::of_error(&*error.into()),
             },
-            None => Verdict::fail(this.broken.take().unwrap_or_default()),
+            None => this.broken.take().unwrap_or_else(|| Verdict::fail("polled after its end")),
         };
         Poll::Ready(Ok(verdict))
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use http::HeaderValue;
 
 use crate::host_scope::Both;
-use crate::{DrainWatch, HostScope, TlsInfo};
+use crate::{ClientHello, DrainWatch, HostScope, ProxyHeader, TlsInfo};
 
 /// An accepted stream, what is known of it, and the drain that it has to obey.
 ///
@@ -80,6 +80,10 @@ impl<IO> Conn<IO> {
 pub struct ConnInfo {
     peer: SocketAddr,
     local: SocketAddr,
+    socket_peer: SocketAddr,
+    socket_local: SocketAddr,
+    proxy_header: Option<Arc<ProxyHeader>>,
+    client_hello: Option<Arc<ClientHello>>,
     tls: Option<TlsInfo>,
     host_scope: Option<Arc<dyn HostScope>>,
     peer_text: OnceLock<HeaderValue>,
@@ -88,23 +92,63 @@ pub struct ConnInfo {
 impl ConnInfo {
     /// A connection from `peer`, accepted at `local`.
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        let (peer, local) = (canonical(peer), canonical(local));
         Self {
-            peer: canonical(peer),
-            local: canonical(local),
+            peer,
+            local,
+            socket_peer: peer,
+            socket_local: local,
+            proxy_header: None,
+            client_hello: None,
             tls: None,
             host_scope: None,
             peer_text: OnceLock::new(),
         }
     }
 
-    /// The client's address. An IPv4 client of an IPv6 socket has its IPv4 address here.
+    /// The client's address, which a PROXY header may have told. An IPv4 client of an IPv6 socket
+    /// has its IPv4 address here.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// The address that the client connected to.
+    /// The address that the client connected to, which a PROXY header may have told.
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// The address at the other end of the socket: of the client, or of a proxy in front.
+    pub fn socket_peer(&self) -> SocketAddr {
+        self.socket_peer
+    }
+
+    /// The address at this end of the socket.
+    pub fn socket_local(&self) -> SocketAddr {
+        self.socket_local
+    }
+
+    /// The PROXY header that the connection began with; `None` if it had none, or if none was read.
+    pub fn proxy_header(&self) -> Option<&Arc<ProxyHeader>> {
+        self.proxy_header.as_ref()
+    }
+
+    /// Records a PROXY header. If it speaks for a connection over TCP or UDP, [`peer`](Self::peer)
+    /// and [`local`](Self::local) are its ends from now on; if not, they are those of the socket.
+    pub fn set_proxy_header(&mut self, header: Arc<ProxyHeader>) {
+        let (peer, local) = header.endpoints().unwrap_or((self.socket_peer, self.socket_local));
+        (self.peer, self.local) = (canonical(peer), canonical(local));
+        self.peer_text = OnceLock::new();
+        self.proxy_header = Some(header);
+    }
+
+    /// What the client said first; `None` if it did not begin with TLS, or if nobody has looked.
+    pub fn client_hello(&self) -> Option<&Arc<ClientHello>> {
+        self.client_hello.as_ref()
+    }
+
+    /// Records what the client said first.
+    pub fn set_client_hello(&mut self, hello: Arc<ClientHello>) {
+        self.client_hello = Some(hello);
     }
 
     /// What the TLS handshake established; `None` on a connection without TLS.
@@ -166,6 +210,7 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ProxyAddresses, ProxyVersion};
 
     #[test]
     fn a_mapped_address_is_shown_as_ipv4() {
@@ -173,6 +218,23 @@ mod tests {
             ConnInfo::new("[::ffff:192.0.2.7]:5000".parse().unwrap(), "[::]:443".parse().unwrap());
         assert_eq!(info.peer(), "192.0.2.7:5000".parse().unwrap());
         assert_eq!(info.peer_ip_text(), "192.0.2.7");
+    }
+
+    #[test]
+    fn a_proxy_header_replaces_the_ends_and_the_text_of_the_peer() {
+        let of = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (proxy, here) = (of("10.0.0.1:5000"), of("10.0.0.2:443"));
+        let mut info = ConnInfo::new(proxy, here);
+        assert_eq!(info.peer_ip_text(), "10.0.0.1");
+        let ends = ProxyAddresses::tcp(of("[::ffff:192.0.2.7]:9"), of("[2001:db8::1]:80"));
+        info.set_proxy_header(Arc::new(ProxyHeader::new(ProxyVersion::V2, ends)));
+        assert_eq!((info.peer(), info.local()), (of("192.0.2.7:9"), of("[2001:db8::1]:80")));
+        assert_eq!((info.socket_peer(), info.socket_local()), (proxy, here));
+        assert_eq!(info.peer_ip_text(), "192.0.2.7");
+        info.set_proxy_header(Arc::new(ProxyHeader::local()));
+        assert_eq!((info.peer(), info.local()), (proxy, here));
+        assert_eq!(info.peer_ip_text(), "10.0.0.1");
+        assert!(info.proxy_header().is_some());
     }
 
     #[test]

@@ -6,14 +6,14 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::HostPattern;
-use crate::host_pattern::{fold_host, parent};
+use crate::host_pattern::{fold_host, wildcard_key};
 
 /// Values by host name: exact first, then by a wildcard of one label.
 ///
 /// Among 50,000 certificates, what a look-up costs is the memory that it waits for, so a name lies
 /// in the slot that is looked at, in one cache line. foldhash is enough, because clients can only
 /// look up; what they choose cannot make the map grow.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HostMap<T> {
     slots: HashTable<Slot<T>>,
     hasher: RandomState,
@@ -21,7 +21,7 @@ pub struct HostMap<T> {
     long: Vec<Box<[u8]>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[repr(align(64))]
 struct Slot<T> {
     /// The length of the name, and the name; or `LONG`, and its place among the long ones.
@@ -45,7 +45,7 @@ impl<T> HostMap<T> {
 
     /// The value of the wildcard that stands for this name, which is folded.
     pub fn wildcard(&self, name: &str) -> Option<&T> {
-        self.find(parent(name)?.as_bytes())
+        self.find(wildcard_key(name)?.as_bytes())
     }
 
     /// The value of `name`, in any case.

@@ -63,7 +63,7 @@ impl HostPattern {
 
     /// The wildcard that stands for this exact name, if it has a label to stand for.
     pub fn wider(&self) -> Option<Self> {
-        parent(&self.0).map(|parent| Self(parent.into()))
+        wildcard_key(&self.0).map(|parent| Self(parent.into()))
     }
 
     /// What a look-up asks for: the name, or what follows the `*` of a wildcard.
@@ -73,7 +73,7 @@ impl HostPattern {
 
     /// Whether it stands for `name`, which is folded ([`fold_host`]).
     pub fn covers(&self, name: &str) -> bool {
-        if self.is_wildcard() { parent(name) == Some(&self.0) } else { *self.0 == *name }
+        if self.is_wildcard() { wildcard_key(name) == Some(&self.0) } else { *self.0 == *name }
     }
 }
 
@@ -92,8 +92,9 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// What a wildcard for the folded `name` is looked up by: all from its first dot on.
-pub(crate) fn parent(name: &str) -> Option<&str> {
+/// The [key](HostPattern::key) of the wildcard that stands for `name`, which is folded: all from its
+/// first dot on. `None` if it has no first label.
+pub fn wildcard_key(name: &str) -> Option<&str> {
     // A name that begins with a dot has no first label for a `*` to stand for.
     name.find('.').filter(|dot| *dot > 0).map(|dot| &name[dot..])
 }

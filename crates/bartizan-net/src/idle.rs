@@ -75,7 +75,7 @@ impl IdleTimer {
 }
 
 /// `now + limit`, where a limit that the clock cannot express means "not in this life".
-fn far(now: Instant, limit: Duration) -> Instant {
+pub(crate) fn far(now: Instant, limit: Duration) -> Instant {
     now.checked_add(limit).unwrap_or_else(|| now + FOREVER)
 }
 

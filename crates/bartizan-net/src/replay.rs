@@ -39,6 +39,20 @@ impl<IO> Replay<IO> {
     }
 }
 
+impl<IO> Replay<Replay<IO>> {
+    /// One in place of two, which layers that look at a connection one after the other leave.
+    pub fn flatten(self) -> Replay<IO> {
+        let Replay { read: inner, io } = self.io;
+        if self.read.is_empty() {
+            return Replay { read: inner, io };
+        }
+        if inner.is_empty() {
+            return Replay { read: self.read, io };
+        }
+        Replay { read: [self.read, inner].concat().into(), io }
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Replay<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -108,6 +122,14 @@ mod tests {
         replay.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "llo world");
         assert!(replay.buffered().is_empty());
+    }
+
+    #[test]
+    fn two_become_one() {
+        for (outer, inner, both) in [("a", "b", "ab"), ("", "b", "b"), ("a", "", "a")] {
+            let replay = Replay::new(outer, Replay::new(inner, ())).flatten();
+            assert_eq!(replay.buffered(), both.as_bytes());
+        }
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Conn, Relay, RelayEnd, Relayed};
+use crate::{Conn, Relay, RelayEnd, Relayed, SendProxy};
 
 /// Puts a [`Tunnel`] over a dial service.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,7 @@ pub struct TunnelLayer {
 #[derive(Clone, Debug)]
 struct Settings {
     idle_timeout: Duration,
+    send_proxy: Option<SendProxy>,
 }
 
 impl TunnelLayer {
@@ -32,8 +33,15 @@ impl TunnelLayer {
     }
 
     /// Ends a tunnel through which nothing has passed, in either direction, for `limit`.
-    pub fn idle_timeout(self, limit: Duration) -> Self {
-        Self { settings: Settings { idle_timeout: limit } }
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.settings.idle_timeout = limit;
+        self
+    }
+
+    /// Begins each tunnel with a PROXY header that says whose connection it is.
+    pub fn send_proxy(mut self, send: SendProxy) -> Self {
+        self.settings.send_proxy = Some(send);
+        self
     }
 }
 
@@ -109,9 +117,11 @@ where
     /// When it is called without having been ready.
     fn call(&mut self, conn: Conn<IO>) -> Self::Future {
         let backend = self.backend.take().expect("it was polled ready");
-        let peer = conn.info().peer();
+        let info = conn.info();
+        let peer = info.peer();
+        let header = self.settings.send_proxy.as_ref().map(|send| send.header_for(info));
         let relay = Relay::new(conn.into_io(), backend).idle_timeout(self.settings.idle_timeout);
-        Passing { relay, peer }
+        Passing { relay: relay.first(header.unwrap_or_default()), peer }
     }
 }
 
@@ -192,7 +202,7 @@ pub enum TunnelError {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { idle_timeout: IDLE_TIMEOUT }
+        Self { idle_timeout: IDLE_TIMEOUT, send_proxy: None }
     }
 }
 

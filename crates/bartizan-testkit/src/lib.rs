@@ -3,6 +3,7 @@
 //! | module | what it stands in for |
 //! | --- | --- |
 //! | [`ca`] | an authority, the certificates it issues, also expired and not yet valid ones, its revocation lists and OCSP responses |
+//! | [`client_hellos`] | what real TLS clients say first, recorded |
 //! | [`dir`] | a directory of files, gone when it is dropped |
 //! | [`http_backend`] | a web server that behaves |
 //! | [`misbehave`] | servers that refuse, hang, reset, lie or answer too early |
@@ -20,6 +21,7 @@
 #![allow(clippy::unwrap_used, reason = "test support: a panic here is a failed test")]
 
 pub mod ca;
+pub mod client_hellos;
 pub mod dir;
 pub mod flaky_io;
 pub mod http_backend;

@@ -23,7 +23,9 @@
 //! provider changes nothing here.
 
 mod admit;
+mod certificate_check;
 mod client_auth;
+mod coalescing;
 mod der;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -36,20 +38,27 @@ mod ocsp;
 mod peer;
 mod pem;
 mod pem_source;
+mod server_roots;
 mod signature;
 mod store;
 mod terminate;
 mod tickets;
 
 pub use admit::{Entering, HandshakeLimit, HandshakeSlot};
+pub use certificate_check::{
+    CertificateCheck, CertificateCheckError, CertificateCheckFuture, CertificateCheckLayer,
+    CertificateProblem, CheckedCertificate, Fingerprint, SameCertificate,
+};
 pub use client_auth::{
     ClientAuth, CrlDepth, CrlExpiry, TrustConcern, TrustNotice, UnknownRevocation,
 };
+pub use coalescing::{Coalescing, LintedRoute, lint_routes};
 pub use identity::Identity;
 pub use listener::{TlsConnInfo, TlsConnection, TlsIncoming, TlsListener};
 pub use load::{LoadError, LoadProblem};
 pub use ocsp::StapleProblem;
 pub use pem_source::PemSource;
+pub use server_roots::{ServerRoots, SystemRootsError};
 pub use store::{
     CertStore, CertStoreBuilder, CertSummary, HostRules, KeyKind, Notice, SettingsError,
     StoreError, StoreStatus, TicketSource, TlsSettings, Withdrawal,

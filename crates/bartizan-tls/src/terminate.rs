@@ -2,7 +2,6 @@
 
 mod error;
 mod handshake;
-mod refuse;
 mod vigil;
 
 use std::num::NonZeroUsize;

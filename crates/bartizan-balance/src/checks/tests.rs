@@ -25,6 +25,7 @@ struct Fake {
 enum Answer {
     Pass,
     Fail,
+    Unfit,
     Hang,
     Panic,
 }
@@ -68,6 +69,7 @@ impl Service<Arc<Backend>> for Fake {
             match answer {
                 Answer::Pass => Ok(Verdict::Pass),
                 Answer::Fail => Ok(Verdict::fail("no")),
+                Answer::Unfit => Ok(Verdict::unfit("another")),
                 Answer::Hang => pending().await,
                 // Not `panic!`: the hook would print it as if the test had failed.
                 Answer::Panic => std::panic::resume_unwind(Box::new("a defect")),
@@ -292,6 +294,99 @@ async fn no_setting_is_a_panic() {
     let _checks = web.check(checks.rise(0).fall(0));
     sleep(secs(366 * 86_400)).await;
     assert_eq!((fake.times("a").len(), fake.times("b").len()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unfit_is_out_after_one_check_and_comes_back_by_rise() {
+    let (web, fake) = (cluster(&["a"]), Fake::new(Answer::Pass));
+    let start = Instant::now();
+    let _checks = web.check(Checks::new(fake.clone()).fall(10));
+    sleep(secs(1)).await;
+    fake.answer(Answer::Unfit);
+    assert_eq!(until_eligible(&web, 0, false, start).await / 10, 200);
+    sleep(secs(3)).await;
+    fake.answer(Answer::Pass);
+    // It was unfit at 2 and 4 s, and passes at 6 and 8 s.
+    assert_eq!(until_eligible(&web, 0, true, start).await / 10, 800);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_starts_down_is_not_eligible_before_the_checks_have_run() {
+    let (web, fake) = (cluster(&["a", "b"]), Fake::new(Answer::Pass));
+    let _checks = web.check(Checks::new(fake).init_state(InitState::Down));
+    // Without a point at which another task could run.
+    assert_eq!(web.table().eligible_count(), 0);
+    web.update(|members| members.push(backend("c", "127.0.0.1:3".parse().unwrap()))).unwrap();
+    assert_eq!(web.table().eligible_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_starts_down_is_probed_at_once_and_comes_up_with_its_first_pass() {
+    let (web, fake) = (cluster(&["a", "b"]), Fake::new(Answer::Pass));
+    let _checks = web.check(Checks::new(fake.clone()).rise(5).init_state(InitState::Down));
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!((fake.times("a"), fake.times("b")), (vec![0], vec![0]));
+    assert_eq!(web.table().eligible_count(), 2);
+
+    web.update(|members| members.push(backend("c", "127.0.0.1:3".parse().unwrap()))).unwrap();
+    assert!(!web.table().is_eligible(2));
+    assert_eq!(web.table().eligible_count(), 2, "what stays is not judged anew");
+    sleep(Duration::from_millis(10)).await;
+    assert!(web.table().is_eligible(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_starts_fully_down_needs_all_of_rise() {
+    let (web, fake) = (cluster(&["a"]), Fake::new(Answer::Pass));
+    let start = Instant::now();
+    let _checks = web.check(Checks::new(fake).rise(3).init_state(InitState::FullyDown));
+    assert_eq!(until_eligible(&web, 0, true, start).await / 10, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_starts_up_goes_down_with_its_first_failure() {
+    let (web, fake) = (cluster(&["a"]), Fake::new(Answer::Fail));
+    let start = Instant::now();
+    let _checks = web.check(Checks::new(fake).init_state(InitState::Up));
+    assert!(web.table().is_eligible(0));
+    assert_eq!(until_eligible(&web, 0, false, start).await / 10, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_out_and_put_back_at_once_starts_down_again() {
+    let (web, fake) = (cluster(&["a"]), Fake::new(Answer::Pass));
+    let _checks = web.check(Checks::new(fake.clone()).init_state(InitState::Down));
+    sleep(secs(1)).await;
+    let a = member(&web, 0);
+    // Before the checks have seen that it was gone.
+    web.update(Vec::clear).unwrap();
+    web.update(|members| members.push(a)).unwrap();
+    assert!(!web.table().is_eligible(0));
+    sleep(Duration::from_millis(10)).await;
+    assert!(web.table().is_eligible(0), "it was checked anew");
+    assert_eq!(fake.times("a"), [0, 1000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_from_before_the_trial_does_not_count() {
+    let web = cluster(&["a"]);
+    let a = member(&web, 0);
+    let trial = a.trial();
+    let probation = web.on_probation();
+    assert!(!web.set_up_in(&a, trial, true));
+    assert!(!web.table().is_eligible(0));
+    assert!(web.set_up_in(&a, a.trial(), true));
+    assert!(web.table().is_eligible(0));
+    drop(probation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_checks_what_is_added_is_up_again() {
+    let (web, fake) = (cluster(&[]), Fake::new(Answer::Pass));
+    let checks = web.check(Checks::new(fake).init_state(InitState::Down));
+    drop(checks);
+    web.update(|members| members.push(backend("a", "127.0.0.1:3".parse().unwrap()))).unwrap();
+    assert!(web.table().is_eligible(0));
 }
 
 #[tokio::test]

@@ -326,7 +326,7 @@ impl Found {
 }
 
 /// The DNS names. Without any, the common name does not stand in (RFC 9525 §2).
-fn names_of(cert: &X509Certificate<'_>) -> Box<[HostPattern]> {
+pub(crate) fn names_of(cert: &X509Certificate<'_>) -> Box<[HostPattern]> {
     let Ok(Some(names)) = cert.subject_alternative_name() else { return Box::default() };
     let dns = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => HostPattern::parse(name).ok(),

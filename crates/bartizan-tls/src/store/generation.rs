@@ -319,8 +319,9 @@ impl ResolvesServerCert for NotChosen {
     }
 }
 
+/// The clock, as rustls asks for the time.
 #[derive(Debug)]
-struct WallTime(Arc<dyn Clock>);
+pub(crate) struct WallTime(pub(crate) Arc<dyn Clock>);
 
 impl TimeProvider for WallTime {
     fn current_time(&self) -> Option<UnixTime> {

@@ -28,8 +28,8 @@ use live::Live;
 use report::Failure;
 use watch::Watching;
 
-pub(crate) use entry::{Chains, Entry, Parts};
-pub(crate) use generation::{Chosen, Generation, Refusal};
+pub(crate) use entry::{Chains, Entry, Parts, date, names_of};
+pub(crate) use generation::{Chosen, Generation, Refusal, WallTime};
 pub(crate) use index::NoCertificate;
 pub(crate) use live::{Member, Withdrawn as WithdrawnWhy};
 pub(crate) use scope::Scope;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{fmt, io};
 
-use bartizan_net::BoxError;
+use bartizan_net::{BoxError, TlsAlert};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 
 /// Why a connection given to [`TlsTerminate`](crate::TlsTerminate) failed.
@@ -78,6 +78,15 @@ impl HandshakeError {
     /// a misbehaving peer from a broken network.
     pub(super) fn from_io(error: io::Error) -> Self {
         error.downcast().map_or_else(Self::Transport, Self::Tls)
+    }
+
+    /// What to tell the client where rustls cannot, for want of a certificate.
+    pub(super) fn alert(&self) -> TlsAlert {
+        match self {
+            Self::UnknownName | Self::NoName => TlsAlert::UNRECOGNIZED_NAME,
+            Self::Tls(_) => TlsAlert::HANDSHAKE_FAILURE,
+            _ => TlsAlert::INTERNAL_ERROR,
+        }
     }
 
     /// The innermost reason, without the "handshake failed" around it.

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use bartizan_net::{BoxError, Conn, ConnInfo, DrainWatch, TlsInfo};
+use bartizan_net::{BoxError, Conn, ConnInfo, DrainWatch, TlsInfo, TlsRefusal};
 use pin_project_lite::pin_project;
 use rustls::server::{Acceptor, ServerConnection};
 use rustls::{HandshakeKind, ServerConfig};
@@ -19,7 +18,6 @@ use tokio_rustls::{FallibleAccept, LazyConfigAcceptor, StartHandshake};
 use tower_service::Service;
 
 use super::error::HandshakeError;
-use super::refuse::{Alert, poll_discard};
 use super::vigil::Vigil;
 use super::{Served, TlsTerminateLayer};
 use crate::admit::{Entering, HandshakeSlot};
@@ -31,8 +29,7 @@ pin_project! {
     ///
     /// ```text
     /// Waiting ─ a place ─▶ Hello ─ chosen ─▶ Finish ─▶ Serve
-    ///                        │                 └ failed ─▶ Linger
-    ///                        └ refused ─▶ Refuse ────────────┘
+    ///                        └ refused ─▶ Refuse ◀─ failed ┘
     /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct TerminateFuture<IO, S>
@@ -54,8 +51,7 @@ pin_project! {
         Waiting { place: Entering, io: Option<IO> },
         Hello { #[pin] hello: LazyConfigAcceptor<IO> },
         Finish { #[pin] accept: FallibleAccept<IO> },
-        Refuse { io: Option<IO>, alert: Alert, error: Option<HandshakeError> },
-        Linger { io: IO, budget: usize, error: Option<HandshakeError> },
+        Refuse { refusal: TlsRefusal<IO>, error: Option<HandshakeError> },
         Serve { #[pin] response: F },
     }
 }
@@ -64,7 +60,7 @@ impl<IO, F> State<IO, F> {
     /// Why the handshake is being refused, if it is.
     fn refusal(self: Pin<&mut Self>) -> Option<HandshakeError> {
         match self.project() {
-            StateProj::Refuse { error, .. } | StateProj::Linger { error, .. } => error.take(),
+            StateProj::Refuse { error, .. } => error.take(),
             _ => None,
         }
     }
@@ -164,20 +160,14 @@ where
                 match this.handshake.choose(&start) {
                     Ok(config) => State::Finish { accept: this.handshake.start(start, config) },
                     Err(error) => {
-                        let alert = Alert::of(&error);
-                        State::Refuse { io: Some(start.io), alert, error: Some(error) }
+                        let refusal = TlsRefusal::new(start.io, error.alert());
+                        this.handshake.refuse(refusal, error)
                     }
                 }
             }
-            StateProj::Refuse { io, alert, error } => {
-                // Whether it arrives or not, the handshake has failed for the same reason.
-                if let Some(unsent) = io {
-                    let _ = ready!(alert.poll_write(Pin::new(unsent), cx));
-                }
-                match io.take() {
-                    Some(io) => this.handshake.linger(io, error.take(), this.deadline),
-                    None => return Poll::Ready(error.take().map_or(Ok(()), Err)),
-                }
+            StateProj::Refuse { refusal, error } => {
+                ready!(Pin::new(refusal).poll(cx));
+                return Poll::Ready(error.take().map_or(Ok(()), Err));
             }
             StateProj::Finish { accept } => match ready!(accept.poll(cx)) {
                 Ok(stream) => {
@@ -187,13 +177,10 @@ where
                 }
                 Err((error, io)) => match HandshakeError::from_io(error) {
                     error @ HandshakeError::Transport(_) => return Poll::Ready(Err(error)),
-                    error => this.handshake.linger(io, Some(error), this.deadline),
+                    // rustls has sent the alert.
+                    error => this.handshake.refuse(TlsRefusal::silent(io), error),
                 },
             },
-            StateProj::Linger { io, budget, error } => {
-                ready!(poll_discard(Pin::new(io), budget, cx));
-                return Poll::Ready(error.take().map_or(Ok(()), Err));
-            }
             StateProj::Serve { .. } => return Poll::Pending,
         };
         this.state.set(next);
@@ -246,24 +233,11 @@ impl Handshake {
         Ok(config)
     }
 
-    /// Waits for a moment for the client to take the alert in.
-    ///
-    /// In TLS 1.3 a client sends its first request before it knows whether its certificate is good.
-    /// If that lies unread when the socket is closed, the system resets the connection, and the
-    /// alert is lost.
-    fn linger<IO, F>(
-        &mut self,
-        io: IO,
-        error: Option<HandshakeError>,
-        deadline: &mut Option<Pin<Box<Sleep>>>,
-    ) -> State<IO, F> {
+    /// Lets the client take the alert in, in the time that is left.
+    fn refuse<IO, F>(&mut self, refusal: TlsRefusal<IO>, error: HandshakeError) -> State<IO, F> {
         // Others may shake hands meanwhile.
         self.slot = None;
-        if let Some(deadline) = deadline {
-            let end = deadline.deadline().min(Instant::now() + LINGER);
-            deadline.as_mut().reset(end);
-        }
-        State::Linger { io, budget: LINGER_BYTES, error }
+        State::Refuse { refusal, error: Some(error) }
     }
 
     fn start<IO>(&self, start: StartHandshake<IO>, config: Arc<ServerConfig>) -> FallibleAccept<IO>
@@ -376,9 +350,3 @@ fn tls_info(tls: &ServerConnection, sni: Option<Arc<str>>) -> TlsInfo {
     info.resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
     info
 }
-
-/// Time for an alert to arrive and for the client to close: some round trips.
-const LINGER: Duration = Duration::from_millis(500);
-
-/// A client's first requests, as far as they go before its alert arrives.
-const LINGER_BYTES: usize = 64 * 1024;

@@ -1,0 +1,99 @@
+//! What a check found.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::der::wall;
+use crate::store::names_of;
+
+/// A certificate that was presented and is acceptable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckedCertificate {
+    /// The first moment at which the leaf is valid.
+    pub not_before: SystemTime,
+    /// The last one.
+    pub not_after: SystemTime,
+    /// Whole days until then.
+    pub days_left: u64,
+    /// SHA-256 over the certificates of the chain as they were presented, one after another.
+    pub chain: Fingerprint,
+    /// SHA-256 of the leaf.
+    pub leaf: Fingerprint,
+    /// SHA-256 of the leaf's SubjectPublicKeyInfo, as pins have it (RFC 7469 §2.4).
+    pub spki: Fingerprint,
+    /// The application protocol agreed on. `None` as well if the backend asked for a certificate
+    /// of ours in TLS 1.2 and broke off.
+    pub alpn: Option<Arc<[u8]>>,
+    /// The DNS names of the leaf, in lower case.
+    pub names: Vec<String>,
+}
+
+impl CheckedCertificate {
+    /// Whether HTTP/2 was agreed on.
+    pub fn is_h2(&self) -> bool {
+        self.alpn.as_deref() == Some(b"h2")
+    }
+
+    /// Reads the leaf of a chain that was verified; the text says why it cannot be read.
+    pub(super) fn read(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Self, String> {
+        let leaf = chain.first().ok_or("there is none")?;
+        let (_, cert) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
+        let not_after = wall(&cert.validity().not_after);
+        let left = not_after.duration_since(now).unwrap_or(Duration::ZERO);
+        let mut whole = Context::new(&SHA256);
+        for cert in chain {
+            // Its DER says how long each is, so no two chains are the same bytes.
+            whole.update(cert);
+        }
+        Ok(Self {
+            not_before: wall(&cert.validity().not_before),
+            not_after,
+            days_left: left.as_secs() / 86_400,
+            chain: Fingerprint::new(whole.finish().as_ref()),
+            leaf: Fingerprint::of(leaf),
+            spki: Fingerprint::of(cert.public_key().raw),
+            alpn: None,
+            names: names_of(&cert).iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+/// A SHA-256 digest. Displays as lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The digest.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The digest of `bytes`.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self::new(digest(&SHA256, bytes).as_ref())
+    }
+
+    fn new(digest: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}

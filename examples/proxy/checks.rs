@@ -1,0 +1,105 @@
+//! The checks of backends that the command line asks for.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bartizan::balance::{CheckGuard, DialProbe, InitState, Verdict};
+use bartizan::net::{HostPattern, SendProxyLayer};
+use bartizan::prelude::*;
+use bartizan::tls::{CertificateCheckLayer, SameCertificate, ServerRoots};
+use bytes::Bytes;
+use tower::{Layer, Service};
+
+use crate::cli::{BackendCa, Check, Cli};
+use crate::routes::Passing;
+
+/// Checks that can be started.
+pub(crate) struct Checking {
+    checks: Vec<Start>,
+}
+
+type Start = Box<dyn FnOnce() -> CheckGuard>;
+
+impl Checking {
+    /// Finds out what is wrong with what they need.
+    pub(crate) fn new(
+        cli: &Cli,
+        cluster: &Cluster,
+        passing: &[Passing],
+    ) -> Result<Self, Box<dyn Error>> {
+        // Backends that want a PROXY header want it of checks, too.
+        let header =
+            cli.passthrough.send_proxy.as_ref().map_or_else(Bytes::new, |send| send.local());
+        let dial = SendProxyLayer::new(header).layer(TcpDial::new());
+        let all = passing.iter().map(|passing| (&passing.cluster, Some(&passing.host)));
+        let all = all.chain([(cluster, None)]);
+        let checks = match cli.check {
+            Check::None => Vec::new(),
+            Check::Tcp => all
+                .map(|(cluster, _)| start(cli, cluster, DialProbe::new(dial.clone()), false))
+                .collect(),
+            Check::Tls => {
+                let roots = roots(cli.passthrough.backend_ca.as_ref())?;
+                let probe = |(cluster, host): (&Cluster, Option<&HostPattern>)| {
+                    let check = certificates(cli, roots.clone(), host);
+                    start(cli, cluster, DialProbe::new(check.layer(dial.clone())), true)
+                };
+                all.map(probe).collect()
+            }
+        };
+        Ok(Self { checks })
+    }
+
+    /// Starts them, in the runtime that is entered.
+    pub(crate) fn start(self) -> Vec<CheckGuard> {
+        self.checks.into_iter().map(|start| start()).collect()
+    }
+}
+
+/// A backend that has to prove who it is gets no connection before it has.
+fn start<Pr>(cli: &Cli, cluster: &Cluster, probe: Pr, proves: bool) -> Start
+where
+    Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible>,
+    Pr: Clone + Send + Sync + 'static,
+    Pr::Future: Send,
+{
+    let checks = Checks::new(probe)
+        .every(cli.check_interval)
+        .timeout(cli.check_timeout)
+        .rise(cli.rise)
+        .fall(cli.fall)
+        .init_state(if proves { InitState::Down } else { InitState::FullyUp });
+    let cluster = cluster.clone();
+    Box::new(move || cluster.check(checks))
+}
+
+/// What the certificates of a route's backends have to be for.
+fn certificates(
+    cli: &Cli,
+    roots: ServerRoots,
+    host: Option<&HostPattern>,
+) -> CertificateCheckLayer {
+    let window = (cli.check_interval * 5).max(Duration::from_secs(60));
+    let check = CertificateCheckLayer::new(roots)
+        .same_certificate(SameCertificate::report().window(window));
+    match (&cli.passthrough.backend_name, host) {
+        (Some(name), _) => check.name(name.as_str()),
+        (None, Some(host)) => check.name(sample_name(host)),
+        (None, None) => check,
+    }
+}
+
+/// A name that the pattern stands for. Who serves all names under a domain serves this one.
+pub(crate) fn sample_name(host: &HostPattern) -> String {
+    let label = if host.is_wildcard() { "bartizan-check" } else { "" };
+    format!("{label}{}", host.key())
+}
+
+fn roots(ca: Option<&BackendCa>) -> Result<ServerRoots, Box<dyn Error>> {
+    Ok(match ca {
+        Some(BackendCa::File(path)) => ServerRoots::from_pem_file(path)?,
+        Some(BackendCa::System) | None => ServerRoots::system()?,
+    })
+}

@@ -1,0 +1,152 @@
+//! What flags take.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bartizan::net::{SendProxy, SourceLimitLayer};
+use ipnet::IpNet;
+
+use super::{BackendArg, BackendCa, Check, Mode};
+
+pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
+    let mut parts = text.split(',');
+    let server = parts.next().unwrap_or_default();
+    if let Some(option) = parts.next() {
+        return Err(unbuilt(&format!("the option `{option}` of a backend")));
+    }
+    let (name, address) = server.split_once('=').unwrap_or((server, server));
+    if address.starts_with("dns:") {
+        return Err(unbuilt("a backend that follows DNS"));
+    }
+    if name.is_empty() {
+        return Err("the name before `=` is empty".to_owned());
+    }
+    Ok(BackendArg { name: name.to_owned(), address: address.to_owned() })
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| "a duration is a number with ms, s, m or h")?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a duration ends with ms, s, m or h".to_owned()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "not a number from 1 up".to_owned())
+}
+
+pub(super) fn protocol(text: &str) -> Result<String, String> {
+    match text {
+        "h2" | "http/1.1" => Ok(text.to_owned()),
+        _ => Err("known protocols are h2 and http/1.1".to_owned()),
+    }
+}
+
+pub(super) fn check(text: &str) -> Result<Check, String> {
+    match text {
+        "none" => Ok(Check::None),
+        "tcp" => Ok(Check::Tcp),
+        "tls" => Ok(Check::Tls),
+        other => one_of(&["http", "grpc", "agent"], other.split(':').next().unwrap_or(other)),
+    }
+}
+
+pub(super) fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "terminate" => Ok(Mode::Terminate),
+        "passthrough" => Ok(Mode::Passthrough),
+        other => one_of(&["reencrypt"], other),
+    }
+}
+
+/// `RATE,BURST`.
+pub(super) fn limit(text: &str) -> Result<SourceLimitLayer, String> {
+    let (rate, burst) = text.split_once(',').ok_or("a limit is RATE,BURST, such as 10,50")?;
+    let rate = rate.parse().map_err(|_| format!("`{rate}` is not a number per second"))?;
+    let burst = burst.parse().map_err(|_| format!("`{burst}` is not a number of connections"))?;
+    SourceLimitLayer::new(rate, burst).map_err(|error| error.to_string())
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    net.map_err(|_| "not a network such as 10.0.0.0/8, nor an address".to_owned())
+}
+
+pub(super) fn proxy_version(text: &str) -> Result<SendProxy, String> {
+    match text {
+        "v1" => Ok(SendProxy::v1()),
+        "v2" => Ok(SendProxy::v2()),
+        other => Err(format!("`{other}` is neither v1 nor v2")),
+    }
+}
+
+pub(super) fn backend_ca(text: &str) -> Result<BackendCa, String> {
+    Ok(match text {
+        "" => return Err("it is empty: name a file, or `system`".to_owned()),
+        "system" => BackendCa::System,
+        path => BackendCa::File(path.into()),
+    })
+}
+
+pub(super) fn backend_proto(text: &str) -> Result<String, String> {
+    if text == "h1" { Ok(text.into()) } else { one_of(&["h2", "auto"], text) }
+}
+
+pub(super) fn balance(text: &str) -> Result<String, String> {
+    let name = text.split(',').next().unwrap_or(text);
+    if text == "roundrobin" {
+        return Ok(text.into());
+    }
+    one_of(&["leastconn", "random", "p2c", "first", "ewma", "ring", "maglev", "rendezvous"], name)
+}
+
+pub(super) fn ocsp(text: &str) -> Result<String, String> {
+    if matches!(text, "off" | "file") { Ok(text.into()) } else { one_of(&["auto"], text) }
+}
+
+pub(super) fn log(text: &str) -> Result<String, String> {
+    if text == "off" { Ok(text.into()) } else { one_of(&["text", "json"], text) }
+}
+
+pub(super) fn one_of<T>(planned: &[&str], text: &str) -> Result<T, String> {
+    if planned.contains(&text) { Err(unbuilt(text)) } else { Err(format!("`{text}` is not known")) }
+}
+
+pub(super) fn unbuilt(what: &str) -> String {
+    format!("{what} is not built yet in this version")
+}
+
+/// Flags of the contract whose parts do not exist yet.
+pub(super) const UNBUILT: [&str; 23] = [
+    "--backend-cert",
+    "--backend-key",
+    "--backend-pin",
+    "--dangerous-no-verify",
+    "--hash-key",
+    "--sticky",
+    "--slowstart",
+    "--queue",
+    "--observe",
+    "--outlier",
+    "--on-marked-down",
+    "--retry-on",
+    "--max-age",
+    "--min-rate",
+    "--admin",
+    "--admin-socket",
+    "--acme-directory",
+    "--acme-ca",
+    "--acme-domain",
+    "--acme-contact",
+    "--acme-storage",
+    "--acme-challenge",
+    "--acme-http",
+];

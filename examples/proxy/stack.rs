@@ -1,0 +1,187 @@
+//! What happens to a connection, put together out of layers.
+//!
+//! ```text
+//! AcceptProxy ▸ SourceLimit ▸ ClientHello ▸ HostRouter ─┬▸ TlsTerminate ▸ ServeHttp ▸ … ▸ Balance ▸ HttpPool
+//!                                                       ├▸ Balance ▸ Tunnel
+//!                                                       └▸ RejectTls
+//! ```
+//!
+//! What no flag asks for is left out: without routes, for instance, no ClientHello is looked at.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bartizan::http::ServeHttpError;
+use bartizan::net::{
+    AcceptProxyLayer, ClientHelloLayer, HostRouter, LocalBoxConnService, RejectTls, Replay,
+    RouteError, SendProxyLayer, TunnelLayer,
+};
+use bartizan::prelude::*;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use crate::cli::{Cli, Mode};
+use crate::routes::{Action, Passing};
+
+/// A stream of which anything that was read is read again.
+type Io = Replay<TcpStream>;
+type Connections = LocalBoxConnService<Io>;
+
+/// What each worker makes its services of.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    cli: Cli,
+    /// None where TLS ends nowhere here.
+    certs: Option<CertStore>,
+    /// The backends of `--backend`.
+    cluster: Cluster,
+    /// Those of routes.
+    passing: Vec<Passing>,
+}
+
+impl Parts {
+    /// Finds out whether routes contradict each other.
+    pub(crate) fn new(
+        cli: Cli,
+        certs: Option<CertStore>,
+        cluster: Cluster,
+        passing: Vec<Passing>,
+    ) -> Result<Self, RouteError> {
+        let routes = &cli.passthrough.routes;
+        let hosts = routes.iter().map(|route| route.host.to_string());
+        hosts.fold(Ok(HostRouter::new(())), |router, host| router?.route([host], ()))?;
+        Ok(Self { cli, certs, cluster, passing })
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        self.cli.drain
+    }
+
+    pub(crate) fn certs(&self) -> Option<CertStore> {
+        self.certs.clone()
+    }
+
+    /// The services of one worker.
+    pub(crate) fn stack(&self, worker: usize) -> LocalBoxConnService<TcpStream> {
+        let mut connections = self.routed(worker);
+        if let Some(limit) = &self.cli.passthrough.limit_source {
+            connections = LocalBoxConnService::new(limit.layer(connections));
+        }
+        let trusted = &self.cli.passthrough.accept_proxy;
+        if trusted.is_empty() {
+            let unread = |conn: Conn<TcpStream>| conn.map_io(|tcp| Replay::new(Bytes::new(), tcp));
+            return LocalBoxConnService::new(connections.map_request(unread));
+        }
+        let accept = AcceptProxyLayer::new().timeout(self.cli.timeout_handshake);
+        let accept = trusted.iter().fold(accept, |accept, net| accept.required(*net));
+        LocalBoxConnService::new(accept.layer(connections))
+    }
+
+    fn routed(&self, worker: usize) -> Connections {
+        let terminate = self.certs.as_ref().map(|certs| self.terminate(certs, worker));
+        let reject = LocalBoxConnService::new(RejectTls::new());
+        let otherwise = match self.cli.mode {
+            _ if self.cli.backend.is_empty() => None,
+            Mode::Terminate => terminate.clone(),
+            Mode::Passthrough => Some(self.pass(&self.cluster, worker)),
+        };
+        let otherwise = otherwise.unwrap_or_else(|| reject.clone());
+        if self.cli.passthrough.routes.is_empty() {
+            return otherwise;
+        }
+        let router = self.router(worker, otherwise, terminate, reject).expect("checked at start");
+        let routed = router.map_request(|conn: Conn<Replay<Io>>| conn.map_io(Replay::flatten));
+        let hello = ClientHelloLayer::new().timeout(self.cli.timeout_handshake);
+        LocalBoxConnService::new(hello.layer(routed))
+    }
+
+    fn router(
+        &self,
+        worker: usize,
+        otherwise: Connections,
+        terminate: Option<Connections>,
+        reject: Connections,
+    ) -> Result<HostRouter<Connections>, RouteError> {
+        let hosts = |action: &Action| {
+            let routes = self.cli.passthrough.routes.iter();
+            let same = routes.filter(|route| route.action == *action);
+            same.map(|route| route.host.to_string()).collect::<Vec<_>>()
+        };
+        let mut router = HostRouter::new(otherwise).route(hosts(&Action::Reject), reject)?;
+        let here = hosts(&Action::Terminate);
+        router = match terminate {
+            // One route with everything else: a browser may use one connection for both.
+            Some(_) if self.cli.mode == Mode::Terminate => router.except(here)?,
+            Some(terminate) => router.route(here, terminate)?,
+            None => router,
+        };
+        for passing in &self.passing {
+            router =
+                router.route([passing.host.to_string()], self.pass(&passing.cluster, worker))?;
+        }
+        Ok(router)
+    }
+
+    /// TLS ends here, and what is in it goes to the backends.
+    fn terminate(&self, certs: &CertStore, worker: usize) -> Connections {
+        let tls =
+            TlsTerminateLayer::new(certs.clone()).handshake_timeout(self.cli.timeout_handshake);
+        let Some(send) = self.cli.passthrough.send_proxy.clone() else {
+            return LocalBoxConnService::new(tls.layer(self.serve(worker, Bytes::new())));
+        };
+        // Connections to backends are one client's, then: their header says whose.
+        let parts = Rc::new(self.clone());
+        let serve = service_fn(move |conn: Conn<_>| {
+            parts.serve(worker, send.header_for(conn.info())).oneshot(conn)
+        });
+        LocalBoxConnService::new(tls.layer(serve))
+    }
+
+    /// HTTP, over connections to backends that begin with `header`.
+    fn serve<IO>(
+        &self,
+        worker: usize,
+        header: Bytes,
+    ) -> impl Service<Conn<IO>, Error = ServeHttpError, Future: 'static> + Clone + 'static + use<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let cli = &self.cli;
+        let requests = ServiceBuilder::new()
+            .layer(HostGuardLayer::new())
+            .layer(ForwardedLayer::new())
+            .layer(client_cert(cli))
+            .layer(
+                BalanceLayer::new(self.cluster.clone(), RoundRobin::starting_at(worker))
+                    .retries(cli.retries),
+            )
+            .layer(HttpPoolLayer::new().response_timeout(cli.timeout_server))
+            .layer(SendProxyLayer::new(header))
+            .service(TcpDial::new().connect_timeout(cli.timeout_connect));
+        ServeHttp::new(requests)
+            .header_timeout(cli.timeout_header)
+            .client_timeout(cli.timeout_client)
+            .keep_alive_timeout(cli.timeout_keepalive)
+    }
+
+    fn pass(&self, cluster: &Cluster, worker: usize) -> Connections {
+        let mut tunnel = TunnelLayer::new().idle_timeout(self.cli.passthrough.timeout_tunnel);
+        if let Some(send) = &self.cli.passthrough.send_proxy {
+            tunnel = tunnel.send_proxy(send.clone());
+        }
+        let balance = BalanceLayer::new(cluster.clone(), RoundRobin::starting_at(worker))
+            .retries(self.cli.retries);
+        let dial = TcpDial::new().connect_timeout(self.cli.timeout_connect);
+        LocalBoxConnService::new(ServiceBuilder::new().layer(balance).layer(tunnel).service(dial))
+    }
+}
+
+/// Backends may believe what they read of client certificates: what clients send there goes.
+fn client_cert(cli: &Cli) -> ClientCertLayer {
+    match &cli.client_auth.cn_header {
+        Some(field) => ClientCertLayer::only_common_name(field.clone()),
+        None => ClientCertLayer::strip_only(),
+    }
+}
