@@ -12,7 +12,7 @@ use bartizan::tls::{CertificateCheckLayer, SameCertificate, ServerRoots};
 use bytes::Bytes;
 use tower::{Layer, Service};
 
-use crate::cli::{BackendCa, Check, Cli};
+use crate::cli::{BackendCa, Check, Cli, Mode};
 use crate::routes::Passing;
 
 /// Checks that can be started.
@@ -33,20 +33,23 @@ impl Checking {
         let header =
             cli.passthrough.send_proxy.as_ref().map_or_else(Bytes::new, |send| send.local());
         let dial = SendProxyLayer::new(header).layer(TcpDial::new());
-        let all = passing.iter().map(|passing| (&passing.cluster, Some(&passing.host)));
-        let all = all.chain([(cluster, None)]);
+        let tcp = |cluster| start(cli, cluster, DialProbe::new(dial.clone()), false);
+        let routed = passing.iter().map(|passing| (&passing.cluster, Some(&passing.host)));
         let checks = match cli.check {
             Check::None => Vec::new(),
-            Check::Tcp => all
-                .map(|(cluster, _)| start(cli, cluster, DialProbe::new(dial.clone()), false))
-                .collect(),
+            Check::Tcp => routed.map(|(routed, _)| tcp(routed)).chain([tcp(cluster)]).collect(),
             Check::Tls => {
                 let roots = roots(cli.passthrough.backend_ca.as_ref())?;
-                let probe = |(cluster, host): (&Cluster, Option<&HostPattern>)| {
+                let tls = |(cluster, host): (&Cluster, Option<&HostPattern>)| {
                     let check = certificates(cli, roots.clone(), host);
                     start(cli, cluster, DialProbe::new(check.layer(dial.clone())), true)
                 };
-                all.map(probe).collect()
+                // Where TLS ends here, backends have no certificates.
+                let others = match cli.mode {
+                    Mode::Terminate => tcp(cluster),
+                    Mode::Passthrough => tls((cluster, None)),
+                };
+                routed.map(tls).chain([others]).collect()
             }
         };
         Ok(Self { checks })

@@ -54,27 +54,32 @@ pub struct Coalescing {
     pub other_destination: Arc<str>,
     /// The name in the certificate of the connection that covers the other host.
     pub covered_by: String,
+    /// Whether HTTP/2 was agreed on there. If not, this will happen from the day that it is.
+    pub h2: bool,
 }
 
 impl fmt::Display for Coalescing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connection_host, connection_destination: here, other_host, .. } = self;
+        let (there, name) = (&self.other_destination, &self.covered_by);
+        if !self.h2 {
+            write!(f, "as soon as {here} speaks HTTP/2, ")?;
+        }
         write!(
             f,
-            "browsers with an HTTP/2 connection to {} ({}) may use it for {}, which goes to {}: the \
-             certificate seen at {} covers it as {}; give {} a certificate without that name, turn \
-             HTTP/2 off there, or let it answer such requests with 421",
-            self.connection_host,
-            self.connection_destination,
-            self.other_host,
-            self.other_destination,
-            self.connection_destination,
-            self.covered_by,
-            self.connection_destination,
-        )
+            "browsers with an HTTP/2 connection to {connection_host} ({here}) may use it for \
+             {other_host}, which goes to {there}: the certificate seen at {here} covers it as \
+             {name}; give {here} a certificate without that name"
+        )?;
+        if self.h2 {
+            f.write_str(", turn HTTP/2 off there")?;
+        }
+        f.write_str(", or let it answer such requests with 421")
     }
 }
 
-/// Finds the routes whose HTTP/2 connections browsers would use for a route to elsewhere.
+/// Finds the routes whose HTTP/2 connections browsers would use for a route to elsewhere; also where
+/// HTTP/2 is not spoken yet.
 ///
 /// Of routes for the same host the first counts; an exact one comes before a wildcard, which stands
 /// for exactly one label. At most one finding per route and other host, ordered by these two, exact
@@ -82,7 +87,7 @@ impl fmt::Display for Coalescing {
 pub fn lint_routes(routes: &[LintedRoute]) -> Vec<Coalescing> {
     let index = Index::new(routes);
     let mut found = Vec::new();
-    for route in index.by_host.values().filter(|route| route.h2) {
+    for route in index.by_host.values() {
         let Some(connection) = index.connection_host(route) else { continue };
         // By the other host, so that several names which cover it make one finding.
         let mut others = BTreeMap::new();
@@ -100,6 +105,7 @@ pub fn lint_routes(routes: &[LintedRoute]) -> Vec<Coalescing> {
                 other_host: host.to_string(),
                 other_destination: Arc::clone(&other.destination),
                 covered_by: name.to_string(),
+                h2: route.h2,
             });
         }
         if found.len() == MOST {

@@ -12,7 +12,8 @@ fn route(text: &str) -> LintedRoute {
 fn lint(routes: &[&str]) -> Vec<String> {
     let routes: Vec<_> = routes.iter().map(|text| route(text)).collect();
     let line = |found: &Coalescing| {
-        format!("{} > {} by {}", found.connection_host, found.other_host, found.covered_by)
+        let later = if found.h2 { "" } else { ", later" };
+        format!("{} > {} by {}{later}", found.connection_host, found.other_host, found.covered_by)
     };
     lint_routes(&routes).iter().map(line).collect()
 }
@@ -23,10 +24,11 @@ fn finds_what_a_certificate_covers_and_nothing_else() {
         // One certificate for both, by two names and by a wildcard.
         (&["a.x one a.x,b.x", "b.x two b.x"][..], &["a.x > b.x by b.x"][..]),
         (&["a.x one *.x", "b.x two *.x"], &["a.x > b.x by *.x", "b.x > a.x by *.x"]),
-        // Certificates of their own, the same destination, HTTP/1.1.
+        // Certificates of their own, the same destination.
         (&["a.x one a.x", "b.x two b.x"], &[]),
         (&["a.x one *.x", "b.x one *.x"], &[]),
-        (&["!a.x one *.x", "b.x two b.x"], &[]),
+        // Not now, but when HTTP/2 is turned on.
+        (&["!a.x one *.x", "b.x two b.x"], &["a.x > b.x by *.x, later"]),
         // A wildcard is for one label.
         (&["a.x one *.x", "b.a.x two b.a.x", "x three x"], &[]),
         // A wildcard route, and an exact one that is a part of it.
@@ -69,6 +71,13 @@ fn says_it_in_one_line_with_advice() {
         "browsers with an HTTP/2 connection to a.x (one) may use it for b.x, which goes to two: the \
          certificate seen at one covers it as *.x; give one a certificate without that name, turn \
          HTTP/2 off there, or let it answer such requests with 421"
+    );
+    let found = lint_routes(&[route("!a.x one *.x"), route("b.x two b.x")]);
+    assert_eq!(
+        found[0].to_string(),
+        "as soon as one speaks HTTP/2, browsers with an HTTP/2 connection to a.x (one) may use it \
+         for b.x, which goes to two: the certificate seen at one covers it as *.x; give one a \
+         certificate without that name, or let it answer such requests with 421"
     );
 }
 
