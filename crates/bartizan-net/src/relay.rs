@@ -13,6 +13,7 @@ use crate::IdleTimer;
 
 mod pump;
 mod scratch;
+mod splice;
 
 use pump::{Flow, Pump};
 
@@ -85,8 +86,8 @@ impl<A, B> Relay<A, B> {
 
 impl<A, B> Relay<A, B>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     /// Copies what there is. Ready when that was all.
     fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -134,8 +135,8 @@ where
 
 impl<A, B> Future for Relay<A, B>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     type Output = Relayed;
 

@@ -101,8 +101,8 @@ pub struct Tunnelled<B> {
 
 impl<IO, B> Service<Conn<IO>> for Tunnelled<B>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     type Response = Relayed;
     type Error = TunnelError;
@@ -160,8 +160,8 @@ pub struct Passing<IO, B> {
 
 impl<IO, B> Future for Passing<IO, B>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     type Output = Result<Relayed, TunnelError>;
 

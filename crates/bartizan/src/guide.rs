@@ -9,6 +9,8 @@
 //! 7. [Shutting down](#shutting-down)
 //! 8. [One runtime, or one per core](#one-runtime-or-one-per-core)
 //!
+//! Connections whose TLS passes through have a [page of their own](passthrough).
+//!
 //! # A reverse proxy, line by line
 //!
 //! TLS ends at the balancer, and three servers take turns. First the servers:
@@ -365,6 +367,8 @@
 //! that each starts at another backend keeps the first one from getting the first request of all.
 //! A stack that is not `Send` needs [`ServeHttp::local`].
 #![cfg(all(feature = "http", feature = "tls"))]
+
+pub mod passthrough;
 
 #[cfg(doc)]
 use crate::prelude::*;

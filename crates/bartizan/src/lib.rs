@@ -5,7 +5,7 @@
 //!
 //! | module | what is in it |
 //! | --- | --- |
-//! | [`net`] | connections: accept loop, drain, per-core workers, dialling |
+//! | [`net`] | connections: accept loop, drain, per-core workers, dialling, routes by server name, tunnels, PROXY protocol |
 //! | [`tls`] | TLS termination and certificates (feature `tls`) |
 //! | [`balance`] | backends, policies, leases, health checks |
 //! | [`http`] | serving, pooling and forwarding HTTP (feature `http`) |
@@ -37,7 +37,10 @@ pub mod prelude {
     pub use bartizan_http::{
         ClientCertLayer, ForwardedLayer, HostGuardLayer, HttpPool, HttpPoolLayer, ServeHttp,
     };
-    pub use bartizan_net::{Conn, ConnInfo, Drain, TcpDial, Workers, serve};
+    pub use bartizan_net::{
+        ClientHelloLayer, Conn, ConnInfo, Drain, HostRouter, RejectTls, TcpDial, Tunnel,
+        TunnelLayer, Workers, serve,
+    };
     #[cfg(feature = "tls")]
     pub use bartizan_tls::{
         CertStore, ClientAuth, HostRules, Identity, TlsListener, TlsTerminateLayer,

@@ -14,8 +14,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use super::scratch::with_scratch;
+use super::splice::{Moved, Splicer, socket};
 
 #[derive(Debug)]
 pub(super) struct Pump {
@@ -25,6 +27,7 @@ pub(super) struct Pump {
     own: usize,
     read_ended: bool,
     unflushed: bool,
+    splicer: Splicer,
     moved: u64,
     passed: u64,
 }
@@ -46,7 +49,8 @@ pub(super) enum Flow {
     WriteFailed(io::Error),
 }
 
-enum Failed {
+#[derive(Debug)]
+pub(super) enum Failed {
     Read(io::Error),
     Write(io::Error),
 }
@@ -63,6 +67,7 @@ impl Pump {
             held: first,
             read_ended: false,
             unflushed: false,
+            splicer: Splicer::default(),
             moved: 0,
             passed: 0,
         }
@@ -89,6 +94,7 @@ impl Pump {
     /// The writer is gone: from now on, what the reader sends is thrown away.
     pub(super) fn discard(&mut self) {
         self.held = Bytes::new();
+        self.splicer = Splicer::default();
         self.state = match self.state {
             State::Begin | State::Copy if !self.read_ended => State::Discard,
             State::Discard => State::Discard,
@@ -99,8 +105,8 @@ impl Pump {
     /// Goes on until one of the two has to be waited for.
     pub(super) fn poll<R, W>(&mut self, from: &mut R, to: &mut W, cx: &mut Context<'_>) -> Flow
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + Unpin + 'static,
+        W: AsyncWrite + Unpin + 'static,
     {
         match self.poll_on(from, to, cx) {
             Poll::Pending | Poll::Ready(Ok(())) => Flow::Going,
@@ -129,8 +135,8 @@ impl Pump {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + Unpin + 'static,
+        W: AsyncWrite + Unpin + 'static,
     {
         for _ in 0..ROUNDS {
             match self.state {
@@ -180,25 +186,46 @@ impl Pump {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + Unpin + 'static,
+        W: AsyncWrite + Unpin + 'static,
     {
         ready!(self.poll_held(to, cx)).map_err(Failed::Write)?;
-        if self.read_ended {
+        if self.read_ended && self.splicer.is_empty() {
             self.state = State::Shut;
             return Poll::Ready(Ok(()));
+        }
+        if self.splicer.is_on()
+            && let (Some(from), Some(to)) = (socket(from), socket(to))
+        {
+            return self.poll_splice(from, to, cx);
         }
         let copied = with_scratch(|buffer| {
             ready!(Pin::new(from).poll_read(cx, buffer)).map_err(Failed::Read)?;
             let read = buffer.filled();
             self.read_ended = read.is_empty();
             self.moved += read.len() as u64;
+            self.splicer.note_copied(read.len());
             Poll::Ready(self.write(read, to, cx).map_err(Failed::Write))
         });
         if copied.is_pending() {
             self.poll_flush(to, cx).map_err(Failed::Write)?;
         }
         copied
+    }
+
+    fn poll_splice(
+        &mut self,
+        from: &TcpStream,
+        to: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        match ready!(self.splicer.poll_step(from, to, cx))? {
+            Some(Moved::Read(n)) => self.moved += n as u64,
+            Some(Moved::Written(n)) => self.wrote(n),
+            Some(Moved::End) => self.read_ended = true,
+            None => {}
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Writes what `to` takes of `read`, and holds the rest.

@@ -310,3 +310,98 @@ async fn dropping_it_closes_both_sides() {
     assert_eq!(client.read_to_end(&mut got).await.unwrap(), 0);
     assert_eq!(backend.read_to_end(&mut got).await.unwrap(), 0);
 }
+
+/// A relay between sockets, and their far ends.
+async fn tcp_relay() -> (TcpStream, TcpStream, Relay<TcpStream, TcpStream>) {
+    let ((client, near_client), (backend, near_backend)) = (tcp_pair().await, tcp_pair().await);
+    (client, backend, Relay::new(near_client, near_backend))
+}
+
+#[tokio::test]
+async fn bulk_between_sockets_arrives_byte_for_byte_both_ways() {
+    let (client, backend, relay) = tcp_relay().await;
+    let sent = Arc::new(pattern(20 << 20));
+    let exchange = |socket: TcpStream| {
+        let sent = Arc::clone(&sent);
+        async move {
+            let (mut read, mut write) = socket.into_split();
+            let sending = async {
+                // In pieces that are large and small in turn, so that it is bulk and is not.
+                for piece in sent.chunks(3 << 20) {
+                    let (large, small) = piece.split_at(piece.len() - 500);
+                    write.write_all(large).await.unwrap();
+                    for bytes in small.chunks(100) {
+                        write.write_all(bytes).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                }
+                write.shutdown().await.unwrap();
+            };
+            let mut got = Vec::new();
+            tokio::join!(sending, async { read.read_to_end(&mut got).await.unwrap() });
+            assert!(got == *sent, "{} bytes", got.len());
+        }
+    };
+    let (relayed, (), ()) = tokio::join!(relay, exchange(client), exchange(backend));
+    assert_eq!((relayed.to_backend, relayed.to_client), (20 << 20, 20 << 20));
+    assert!(matches!(relayed.end, RelayEnd::Closed), "{relayed:?}");
+}
+
+#[tokio::test]
+async fn bulk_to_a_client_that_stalls_is_not_read_on() {
+    let (client, mut backend, relay) = tcp_relay().await;
+    let relay = tokio::spawn(relay);
+    // As much as all buffers on the way take, and not a byte more.
+    let piece = pattern(1 << 20);
+    let mut written = 0;
+    while let Ok(n) = timeout(Duration::from_millis(500), backend.write(&piece)).await {
+        written += n.unwrap();
+    }
+    assert!(written < 64 << 20, "{written} bytes and no end");
+    drop(client);
+    let relayed = timeout(Duration::from_secs(20), relay).await.unwrap().unwrap();
+    assert!(relayed.to_client < 64 << 20);
+}
+
+#[tokio::test]
+async fn bulk_ends_with_the_client_that_is_gone() {
+    let (mut client, mut backend, relay) = tcp_relay().await;
+    let relay = tokio::spawn(relay);
+    let sending = tokio::spawn(async move {
+        let piece = pattern(1 << 20);
+        while backend.write_all(&piece).await.is_ok() {}
+    });
+    let mut got = vec![0; 4 << 20];
+    client.read_exact(&mut got).await.unwrap();
+    drop(client);
+    let relayed = timeout(Duration::from_secs(20), relay).await.unwrap().unwrap();
+    assert!(matches!(relayed.end, RelayEnd::ClientFailed(_)), "{relayed:?}");
+    timeout(Duration::from_secs(20), sending).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_in_the_pipe_arrives_before_the_end() {
+    let (mut client, mut backend, relay) = tcp_relay().await;
+    let relay = tokio::spawn(relay);
+    let sent = pattern(8 << 20);
+    let sending = async {
+        backend.write_all(&sent).await.unwrap();
+        drop(backend);
+    };
+    let reading = async {
+        let mut got = Vec::new();
+        let mut bytes = vec![0; 10_000];
+        // Slower than it is sent, so that the end is there long before the last byte is read.
+        loop {
+            match client.read(&mut bytes).await.unwrap() {
+                0 => return got,
+                n => got.extend_from_slice(&bytes[..n]),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let ((), got) = tokio::join!(sending, reading);
+    assert!(got == sent, "{} bytes", got.len());
+    drop(client);
+    assert_eq!(relay.await.unwrap().to_client, 8 << 20);
+}
