@@ -3,6 +3,7 @@
 
     cargo build --release --example proxy
     benches/versus_haproxy.py                  # ratios, 7 interleaved rounds
+    benches/versus_haproxy.py passthrough-bulk # of some of the workloads
     benches/versus_haproxy.py --instructions   # user instructions per request (valgrind)
 
 Needs the Debian packages haproxy, nginx-light, nghttp2-client, wrk and openssl (valgrind for
@@ -15,6 +16,15 @@ import argparse, os, pathlib, re, signal, socket, statistics, subprocess, sys, t
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROXY = os.environ.get("PROXY_BIN", ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/examples/proxy")
 TICK = os.sysconf("SC_CLK_TCK")
+BIG = 16 * 2**20
+# What the work is, in the unit that its cost is printed by.
+UNITS = {
+    "terminate-small": "request",
+    "handshake-full": "connection",
+    "passthrough-small": "request",
+    "passthrough-connect": "connection",
+    "passthrough-bulk": "MB",
+}
 
 
 def free_ports(count):
@@ -51,9 +61,15 @@ def certificate(folder):
     return both
 
 
-def nginx(folder, ports):
+def nginx(folder, both, ports):
+    """Servers of 1 KiB at `/` and of 16 MiB at `/big`: the first three in the clear, the others over TLS."""
+    (folder / "big").write_bytes(bytes(BIG))
     temp = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    servers = "".join(f"server {{ listen 127.0.0.1:{p}; location / {{ return 200 '{'x' * 1024}'; }} }}" for p in ports)
+    tls = f" ssl; ssl_certificate {both}; ssl_certificate_key {both}"
+    servers = "".join(
+        f"server {{ listen 127.0.0.1:{p}{tls if i >= 3 else ''}; root {folder}; location / {{ return 200 '{'x' * 1024}'; }} location /big {{ }} }}"
+        for i, p in enumerate(ports)
+    )
     conf = folder / "nginx.conf"
     conf.write_text(f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/err crit; events {{ worker_connections 4000; }}"
                     f"http {{ access_log off; {temp} keepalive_requests 1000000000; keepalive_timeout 300s; {servers} }}")
@@ -62,33 +78,41 @@ def nginx(folder, ports):
     return process
 
 
-def bartizan(folder, both, port, ports):
-    return [PROXY, "--listen", f"127.0.0.1:{port}", "--workers", "1", "--certs", both,
-            *(x for p in ports for x in ("--backend", f"127.0.0.1:{p}"))]
+def bartizan(work, folder, both, port, ports):
+    common = [PROXY, "--listen", f"127.0.0.1:{port}", "--workers", "1"]
+    if work.startswith("passthrough"):
+        return [*common, "--mode", "passthrough", "--route", "localhost=pass:" + ",".join(f"127.0.0.1:{p}" for p in ports[3:])]
+    return [*common, "--certs", both, *(x for p in ports[:3] for x in ("--backend", f"127.0.0.1:{p}"))]
 
 
-def haproxy(folder, both, port, ports):
+def haproxy(work, folder, both, port, ports):
     conf = folder / "haproxy.cfg"
-    servers = "".join(f"  server s{p} 127.0.0.1:{p}\n" for p in ports)
-    conf.write_text("global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode http\n  http-reuse always\n  option forwardfor\n"
-                    "  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-                    f"listen f\n  bind 127.0.0.1:{port} ssl crt {both} alpn h2,http/1.1\n  balance roundrobin\n{servers}")
+    servers = lambda ports: "".join(f"  server s{p} 127.0.0.1:{p}\n" for p in ports)
+    common = "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+    if work.startswith("passthrough"):
+        conf.write_text(f"{common}  mode tcp\nfrontend f\n  bind 127.0.0.1:{port}\n  tcp-request inspect-delay 5s\n"
+                        "  tcp-request content accept if { req_ssl_hello_type 1 }\n  use_backend b if { req_ssl_sni -i localhost }\n"
+                        f"backend b\n  balance roundrobin\n{servers(ports[3:])}")
+    else:
+        conf.write_text(f"{common}  mode http\n  http-reuse always\n  option forwardfor\n"
+                        f"listen f\n  bind 127.0.0.1:{port} ssl crt {both} alpn h2,http/1.1\n  balance roundrobin\n{servers(ports[:3])}")
     return ["haproxy", "-db", "-f", conf]
 
 
 def load(work, port, limit):
     """Runs the load; returns how much work was done."""
-    url = f"https://127.0.0.1:{port}/"
-    if work == "handshake-full":
+    url = f"https://localhost:{port}/"
+    if work in ("handshake-full", "passthrough-connect"):
         command = ["wrk", "-t1", "-c32", f"-d{limit[1]}", "-H", "Connection: close", url]
         found, failed = r"(\d+) requests in", r"Non-2xx|Socket errors.* (?:connect|timeout) [1-9]"
     else:
-        command = ["h2load", "--h1", "-c64", *limit, "--tls13-ciphers=TLS_AES_128_GCM_SHA256", url]
+        clients, path = ("-c4", "big") if work == "passthrough-bulk" else ("-c64", "")
+        command = ["h2load", "--h1", clients, *limit, "--tls13-ciphers=TLS_AES_128_GCM_SHA256", f"--connect-to=127.0.0.1:{port}", url + path]
         found, failed = r"(\d+) succeeded", r" [1-9]\d* failed"
     out = subprocess.run(["taskset", "-c", "1", *command], capture_output=True, text=True).stdout
     if re.search(failed, out) or not re.search(found, out):
         sys.exit(f"{work}: the load failed:\n{out}")
-    return int(re.search(found, out)[1])
+    return int(re.search(found, out)[1]) * (BIG / 1e6 if work == "passthrough-bulk" else 1)
 
 
 def cpu(pid):
@@ -99,7 +123,7 @@ def cpu(pid):
 def one(contestant, work, folder, both, ports, seconds):
     """Microseconds of the proxy's CPU time per unit of work."""
     [port] = free_ports(1)
-    process = start("0", *contestant(folder, both, port, ports))
+    process = start("0", *contestant(work, folder, both, port, ports))
     try:
         wait_for(port, process)
         load(work, port, ["-D", "1"])
@@ -117,7 +141,8 @@ def instructions(contestant, folder, both, ports):
     for requests in (512, 4096):
         [port] = free_ports(1)
         out = folder / f"callgrind.{requests}"
-        process = start("0", "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q", *contestant(folder, both, port, ports))
+        process = start("0", "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q",
+                        *contestant("terminate-small", folder, both, port, ports))
         wait_for(port, process)
         done = load("terminate-small", port, ["-n", str(requests)])
         process.send_signal(signal.SIGINT)
@@ -129,21 +154,24 @@ def instructions(contestant, folder, both, ports):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("workload", nargs="*", help=", ".join(UNITS))
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--seconds", type=int, default=2)
     arguments.add_argument("--instructions", action="store_true")
     given = arguments.parse_args()
+    if unknown := set(given.workload) - set(UNITS):
+        arguments.error(f"there is no workload {', '.join(sorted(unknown))}, only {', '.join(UNITS)}")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         folder.chmod(0o755)
-        both, ports = certificate(folder), free_ports(3)
-        backend = nginx(folder, ports)
+        both, ports = certificate(folder), free_ports(6)
+        backend = nginx(folder, both, ports)
         try:
             if given.instructions:
                 a, b = (instructions(c, folder, both, ports) for c in (bartizan, haproxy))
                 print(f"user instructions per small request: bartizan {a:.0f}, HAProxy {b:.0f}, ratio {a / b:.2f}")
                 return
-            for work in ("terminate-small", "handshake-full"):
+            for work in given.workload or UNITS:
                 rounds = []
                 for i in range(given.rounds):
                     order = (bartizan, haproxy) if i % 2 else (haproxy, bartizan)
@@ -151,7 +179,7 @@ def main():
                     rounds.append((cost[bartizan], cost[haproxy], cost[bartizan] / cost[haproxy]))
                 a, b, ratio = (statistics.median(column) for column in zip(*rounds))
                 ratios = sorted(r[2] for r in rounds)
-                print(f"{work}: bartizan {a:.1f} us, HAProxy {b:.1f} us, ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+                print(f"{work}: bartizan {a:.1f} us per {UNITS[work]}, HAProxy {b:.1f} us, ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
         finally:
             backend.kill()
             backend.wait()

@@ -50,8 +50,8 @@ impl Parts {
         passing: Vec<Passing>,
     ) -> Result<Self, RouteError> {
         let routes = &cli.passthrough.routes;
-        let hosts = routes.iter().map(|route| route.host.to_string());
-        hosts.fold(Ok(HostRouter::new(())), |router, host| router?.route([host], ()))?;
+        let mut hosts = routes.iter().map(|route| route.host.to_string());
+        hosts.try_fold(HostRouter::new(()), |router, host| router.route([host], ()))?;
         Ok(Self { cli, certs, cluster, passing })
     }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::IdleTimer;
 
+mod failed;
 mod pump;
 mod scratch;
 mod splice;

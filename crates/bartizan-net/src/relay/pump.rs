@@ -16,6 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::failed::Failed;
 use super::scratch::with_scratch;
 use super::splice::{Moved, Splicer, socket};
 
@@ -47,12 +48,6 @@ pub(super) enum Flow {
     Going,
     ReadFailed(io::Error),
     WriteFailed(io::Error),
-}
-
-#[derive(Debug)]
-pub(super) enum Failed {
-    Read(io::Error),
-    Write(io::Error),
 }
 
 impl Pump {

@@ -15,7 +15,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::pump::Failed;
+use super::failed::Failed;
 use crate::Replay;
 
 /// Finds out whether a stream is bulk, and moves it if it is.

@@ -116,9 +116,7 @@ async fn the_clients_first_choice_among_protocols_with_routes_decides() {
 async fn after_termination_the_name_of_the_handshake_counts() {
     let router = HostRouter::new(named("else")).route(["a.test"], named("a")).unwrap();
     let mut conn = not_tls();
-    let mut tls = TlsInfo::default();
-    tls.sni = Some("a.test".into());
-    conn.info_mut().set_tls(tls);
+    conn.info_mut().set_tls(TlsInfo { sni: Some("a.test".into()), ..TlsInfo::default() });
     assert_eq!(routed(&router, conn).await, "a");
 }
 
