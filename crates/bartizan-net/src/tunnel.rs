@@ -208,3 +208,6 @@ impl Default for Settings {
 
 /// What `timeout tunnel` is usually set to in HAProxy.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;
