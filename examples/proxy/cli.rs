@@ -260,7 +260,9 @@ pub(crate) struct BackendArg {
 impl Cli {
     /// Reads the command line. What is wrong with it is said on one line, with status 2.
     pub(crate) fn read() -> Result<Self, String> {
-        let given: Vec<String> = std::env::args().collect();
+        // Paths need not be text.
+        let given: Vec<String> =
+            std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
         let flags = given.iter().filter_map(|arg| Some(arg.split('=').next()?.to_owned()));
         if let Some(flag) = flags.into_iter().find(|flag| UNBUILT.contains(&flag.as_str())) {
             return Err(format!("{flag} is not built yet in this version"));
@@ -293,6 +295,23 @@ impl Cli {
         by_default || self.passthrough.routes.iter().any(passes)
     }
 
+    /// Finds flags that would have no effect. One that asks clients for certificates must not be
+    /// believed to protect what it does not.
+    fn check_effects(&self) -> Result<(), String> {
+        let Self { passthrough, client_auth, .. } = self;
+        if !self.terminates() && (client_auth.mode != AuthMode::Off || self.strict_sni) {
+            let flag = if self.strict_sni { "--strict-sni" } else { "--client-auth" };
+            return Err(format!("{flag} has no effect: TLS ends nowhere here"));
+        }
+        if passthrough.send_proxy.is_some() && !self.terminates() && !self.passes() {
+            return Err("--send-proxy has no effect: nothing goes to a backend here".to_owned());
+        }
+        if passthrough.lint_routes && passthrough.routes.is_empty() {
+            return Err("--lint-routes needs --route, to say what to look at".to_owned());
+        }
+        Ok(())
+    }
+
     /// Finds flags without what they need, and flags that would have no effect.
     fn check_parts(&self) -> Result<(), String> {
         let Self { passthrough, certs, backend, check, .. } = self;
@@ -307,9 +326,7 @@ impl Cli {
         if self.terminates() && backend.is_empty() {
             return Err("--backend is needed where TLS ends here".to_owned());
         }
-        if !self.terminates() && !certs.is_empty() {
-            return Err("--certs has no effect: TLS ends nowhere here".to_owned());
-        }
+        self.check_effects()?;
         if *check != Check::Tls
             && (passthrough.backend_ca.is_some() || passthrough.backend_name.is_some())
         {

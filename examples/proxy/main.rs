@@ -90,6 +90,9 @@ impl Proxy {
         let workers = Workers::bind(cli.listen.iter().copied(), cli.workers)?
             .with_drain(drain.clone())
             .max_connections(max_conns);
+        if !cli.terminates() && !cli.certs.is_empty() {
+            tracing::warn!("--certs has no effect: TLS ends nowhere here");
+        }
         // Last of what may be refused: loading tells the log, and a refusal is one line.
         let certs = if cli.terminates() { Some(certs::store(&cli)?) } else { None };
         // Before anybody can read that it listens: a signal from then on must drain it.

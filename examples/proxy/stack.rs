@@ -9,6 +9,7 @@
 //! What no flag asks for is left out: without routes, for instance, no ClientHello is looked at.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bartizan::http::ServeHttpError;
@@ -128,13 +129,15 @@ impl Parts {
     fn terminate(&self, certs: &CertStore, worker: usize) -> Connections {
         let tls =
             TlsTerminateLayer::new(certs.clone()).handshake_timeout(self.cli.timeout_handshake);
+        let policy = Arc::new(RoundRobin::starting_at(worker));
         let Some(send) = self.cli.passthrough.send_proxy.clone() else {
-            return LocalBoxConnService::new(tls.layer(self.serve(worker, Bytes::new())));
+            return LocalBoxConnService::new(tls.layer(self.serve(policy, Bytes::new())));
         };
-        // Connections to backends are one client's, then: their header says whose.
+        // Connections to backends are one client's, then: their header says whose. Whose turn it is
+        // among the backends goes on from client to client all the same.
         let parts = Rc::new(self.clone());
         let serve = service_fn(move |conn: Conn<_>| {
-            parts.serve(worker, send.header_for(conn.info())).oneshot(conn)
+            parts.serve(Arc::clone(&policy), send.header_for(conn.info())).oneshot(conn)
         });
         LocalBoxConnService::new(tls.layer(serve))
     }
@@ -142,7 +145,7 @@ impl Parts {
     /// HTTP, over connections to backends that begin with `header`.
     fn serve<IO>(
         &self,
-        worker: usize,
+        policy: Arc<RoundRobin>,
         header: Bytes,
     ) -> impl Service<Conn<IO>, Error = ServeHttpError, Future: 'static> + Clone + 'static + use<IO>
     where
@@ -153,10 +156,7 @@ impl Parts {
             .layer(HostGuardLayer::new())
             .layer(ForwardedLayer::new())
             .layer(client_cert(cli))
-            .layer(
-                BalanceLayer::new(self.cluster.clone(), RoundRobin::starting_at(worker))
-                    .retries(cli.retries),
-            )
+            .layer(BalanceLayer::new(self.cluster.clone(), policy).retries(cli.retries))
             .layer(HttpPoolLayer::new().response_timeout(cli.timeout_server))
             .layer(SendProxyLayer::new(header))
             .service(TcpDial::new().connect_timeout(cli.timeout_connect));

@@ -7,7 +7,10 @@
 //! | [`Client`] | an HTTP/1.1 or HTTP/2 connection to it |
 //! | [`Visitor`] | one who connects again and again, and says how TLS is to be spoken |
 //! | [`raw`] | the same byte by byte, for what a client library would not send |
-//! | [`program`] | other programs, run with a deadline; nginx and Python as backends |
+//! | [`tcp`] | the same without TLS: connections and backends of which only the bytes count |
+//! | [`TlsBackend`] | a backend with a certificate of its own, for what passes through |
+//! | [`proxy_header`] | PROXY headers, written and read |
+//! | [`program`] | other programs, run with a deadline; nginx, HAProxy and Python beside it |
 //!
 //! What is started here listens on loopback, on ports that the system gave, and ends when its
 //! handle is dropped. Nothing waits without a deadline.
@@ -19,14 +22,18 @@
 #![allow(clippy::unwrap_used, reason = "test support: a panic here is a failed test")]
 
 pub mod program;
+pub mod proxy_header;
 pub mod raw;
+pub mod tcp;
 
 mod binary;
 mod client;
+mod haproxy;
 mod nginx;
 mod process;
 mod proxy;
 mod site;
+mod tls_backend;
 mod visitor;
 mod wait;
 
@@ -34,10 +41,12 @@ pub use binary::{example_binary, proxy_binary};
 pub use client::{
     Answer, Client, Http, ReqBody, empty, fill, full, request, request_as, request_to,
 };
+pub use haproxy::{Haproxy, free_addr};
 pub use nginx::Nginx;
 pub use process::Stat;
 pub use proxy::{Ended, Proxy};
 pub use site::Site;
+pub use tls_backend::TlsBackend;
 pub use visitor::Visitor;
 pub use wait::{eventually, within};
 

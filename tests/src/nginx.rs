@@ -1,7 +1,8 @@
-//! nginx as a backend.
+//! nginx as a backend, and as whatever a configuration makes of it.
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bartizan_testkit::{TestDir, refused_addr};
@@ -23,17 +24,61 @@ impl Nginx {
     ///
     /// If nginx is missing or does not listen.
     pub async fn start(name: &str) -> Self {
+        Self::with(name, "", "").await
+    }
+
+    /// Starts an nginx that has these directives in its `http` block as well, and a `stream` block
+    /// of these if there are any. All of its ports are open when this returns.
+    ///
+    /// # Panics
+    ///
+    /// If nginx or its stream module is missing, or if it does not listen.
+    pub async fn with(name: &str, http: &str, stream: &str) -> Self {
         let addr = refused_addr();
         let dir = TestDir::new();
-        dir.write("nginx.conf", config(&dir, addr, name));
+        let (module, stream) = match stream {
+            "" => (String::new(), String::new()),
+            _ => (format!("load_module {STREAM_MODULE};\n"), format!("stream {{\n{stream}}}\n")),
+        };
+        let config = config(&dir, addr, name, http);
+        dir.write("nginx.conf", module + &config + &stream);
         let running = spawn(&dir);
         listening(addr).await;
         Self { addr, dir, running }
     }
 
+    /// An nginx that ends TLS with the certificate and key in `bundle`, and answers with its name,
+    /// the server name that the client sent, the TLS version and the application protocol.
+    ///
+    /// Returned with the address where it does so.
+    ///
+    /// # Panics
+    ///
+    /// If nginx is missing or does not listen.
+    pub async fn tls(name: &str, bundle: &Path) -> (Self, SocketAddr) {
+        let addr = refused_addr();
+        let text = format!("{name} $ssl_server_name $ssl_protocol $ssl_alpn_protocol");
+        let http = Self::tls_server(&format!("{addr} ssl http2"), bundle, &says(&text));
+        (Self::with(name, &http, "").await, addr)
+    }
+
+    /// A `server` block that ends TLS.
+    pub fn tls_server(listen: &str, bundle: &Path, directives: &str) -> String {
+        let bundle = bundle.display();
+        format!(
+            "server {{ listen {listen}; ssl_certificate {bundle}; ssl_certificate_key {bundle};
+            ssl_protocols TLSv1.2 TLSv1.3; {directives} }}\n"
+        )
+    }
+
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What is in its log of errors, from the level `error` on.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(self.dir.join("error.log")).unwrap()
     }
 
     /// How many requests it has logged, in all its lives.
@@ -67,7 +112,12 @@ fn spawn(dir: &TestDir) -> Running {
     Running::start(command.stdout(Stdio::null()).stderr(Stdio::inherit()))
 }
 
-fn config(dir: &TestDir, addr: SocketAddr, name: &str) -> String {
+fn says(text: &str) -> String {
+    format!("location / {{ return 200 \"{text}\\n\"; }}")
+}
+
+fn config(dir: &TestDir, addr: SocketAddr, name: &str, more: &str) -> String {
+    let says = says(name);
     let path = dir.path().display();
     format!(
         "daemon off;
@@ -85,9 +135,12 @@ http {{
     keepalive_requests 1000000;
     server {{
         listen {addr};
-        location / {{ return 200 \"{name}\\n\"; }}
+        {says}
     }}
-}}
+{more}}}
 "
     )
 }
+
+/// Where Debian keeps it.
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";

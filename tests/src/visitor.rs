@@ -107,6 +107,19 @@ impl Visitor {
     ) -> Result<TlsStream<TcpStream>, String> {
         let tcp = TcpStream::connect(proxy.addr()).await.map_err(|e| format!("connect: {e}"))?;
         tcp.set_nodelay(true).unwrap();
+        self.handshake_over(tcp, http).await
+    }
+
+    /// Shakes hands over a connection that is there.
+    ///
+    /// # Errors
+    ///
+    /// What fails, as text.
+    pub async fn handshake_over(
+        &self,
+        tcp: TcpStream,
+        http: Http,
+    ) -> Result<TlsStream<TcpStream>, String> {
         let name = ServerName::try_from(self.name.clone()).unwrap();
         let shaken = TlsConnector::from(self.tls(http)).connect(name, tcp);
         let shaken = within(PATIENCE, "the handshake", shaken).await;

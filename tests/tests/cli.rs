@@ -59,6 +59,13 @@ fn help_is_no_error() {
         "--check",
         "--drain",
         "--timeout-header",
+        "--route",
+        "--lint-routes",
+        "--limit-source",
+        "--accept-proxy",
+        "--send-proxy",
+        "--backend-ca",
+        "--timeout-tunnel",
     ] {
         assert!(ended.stdout.contains(flag), "{flag} is missing:\n{}", ended.stdout);
     }
@@ -82,28 +89,21 @@ fn flags_that_are_missing_or_unknown_are_named() {
 #[test]
 fn parts_that_are_not_built_yet_say_so() {
     for added in [
-        &["--route", "a.example=pass:127.0.0.1:1"][..],
-        &["--route=a.example=reject"],
-        &["--mode", "passthrough"],
-        &["--mode", "reencrypt"],
+        &["--mode", "reencrypt"][..],
+        &["--route", "a.example=reencrypt:127.0.0.1:1"],
         &["--check", "http:/"],
         &["--check", "grpc"],
         &["--backend", "web=127.0.0.1:1,weight=2"],
         &["--backend", "127.0.0.1:1,backup"],
         &["--backend", "dns:web.example:80"],
         &["--backend-proto", "h2"],
-        &["--backend-ca", "system"],
         &["--dangerous-no-verify"],
         &["--balance", "leastconn"],
         &["--balance", "ring,bounded=125"],
         &["--sticky", "source"],
-        &["--accept-proxy", "127.0.0.0/8"],
-        &["--send-proxy", "v2"],
         &["--retry-on", "503"],
         &["--max-age", "1h"],
         &["--min-rate", "500"],
-        &["--timeout-tunnel", "1h"],
-        &["--limit-source", "10,20"],
         &["--admin", "127.0.0.1:0"],
         &["--acme-domain", "a.example"],
         &["--ocsp", "auto"],
@@ -111,6 +111,56 @@ fn parts_that_are_not_built_yet_say_so() {
     ] {
         assert_says(&refusal_of(added), &["not built yet"]);
     }
+}
+
+#[test]
+fn flags_of_passthrough_that_cannot_be_read_are_named() {
+    for (flag, wrong, words) in [
+        ("--limit-source", "10", "RATE,BURST"),
+        ("--limit-source", "ten,10", "ten"),
+        ("--limit-source", "10,ten", "ten"),
+        ("--limit-source", "0,10", "rate"),
+        ("--limit-source", "10,0", "burst"),
+        ("--limit-source", "NaN,10", "rate"),
+        ("--accept-proxy", "127.0.0.0/33", "127.0.0.0/33"),
+        ("--accept-proxy", "localhost", "not a network"),
+        ("--send-proxy", "v3", "v3"),
+        ("--timeout-tunnel", "10", "ms, s, m or h"),
+        ("--backend-ca", "", "system"),
+    ] {
+        assert_says(&refusal_of(&[flag, wrong]), &[flag, words]);
+    }
+}
+
+#[test]
+fn flags_of_passthrough_that_do_not_go_together_are_refused() {
+    let site = Site::new();
+    let (certs, ca) = (site.certs().to_str().unwrap(), site.ca_file().to_str().unwrap());
+    let route = "a.example=pass:127.0.0.1:1";
+    for (args, words) in [
+        (&["--mode", "passthrough"][..], &["--backend", "--route"][..]),
+        (&["--mode", "passthrough", "--certs", certs], &["--backend", "--route"]),
+        (&["--route", route, "--strict-sni"], &["--strict-sni", "nowhere"]),
+        (
+            &["--route", route, "--client-auth", "required", "--client-ca", ca],
+            &["--client-auth", "nowhere"],
+        ),
+        (&["--route", "a.example=reject", "--send-proxy", "v2"], &["--send-proxy"]),
+        (&["--certs", certs, "--backend", "127.0.0.1:9", "--lint-routes"], &["--route"]),
+        (&["--route", route, "--route", route], &["two routes"]),
+        (&["--route", route, "--backend", "127.0.0.1:9"], &["--certs"]),
+        (&["--route", "a.example=terminate", "--backend", "127.0.0.1:9"], &["--certs"]),
+        (&["--route", "a.example=terminate", "--certs", certs], &["--backend"]),
+        (&["--route", route, "--backend-ca", ca], &["--backend-ca", "--check tls"]),
+        (&["--route", route, "--backend-name", "a.example"], &["--backend-name", "--check tls"]),
+        (&["--route", route, "--check", "tls"], &["--check tls", "--backend-ca"]),
+    ] {
+        let args = [&["--listen", "127.0.0.1:0"], args].concat();
+        let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
+        assert_says(&refusal(&args), words);
+    }
+    let added = ["--check", "tls", "--backend-ca", ca];
+    assert_says(&refusal_of(&added), &["--check tls", "not built yet"]);
 }
 
 #[test]

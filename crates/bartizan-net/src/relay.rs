@@ -14,6 +14,7 @@ use crate::IdleTimer;
 mod failed;
 mod pump;
 mod scratch;
+#[cfg_attr(not(target_os = "linux"), path = "relay/copy_only.rs")]
 mod splice;
 
 use pump::{Flow, Pump};
@@ -23,8 +24,9 @@ use pump::{Flow, Pump};
 /// - The end of one side's stream is passed on once all before it is (half-close), and the other
 ///   direction goes on.
 /// - A side that does not read stops the other one from being read: what is held for it is at most
-///   64 KiB in each direction. While nothing is held, there is no buffer: all relays of a thread
-///   read into the same one.
+///   64 KiB in each direction, or between sockets, when much passes at a time, a pipe of 256 KiB in
+///   the kernel with its two descriptors. While nothing is held, there is neither: all relays of a
+///   thread read into the same buffer.
 /// - When a side stops taking bytes or is reset, what it has sent before still arrives. What the
 ///   client goes on to send to a backend that is gone is read and thrown away, until 2 s after the
 ///   backend's last byte: a socket that is closed with unread bytes is reset, and a reset destroys
@@ -98,13 +100,17 @@ where
         if before != (self.up.moved(), self.down.moved()) && !self.lingering {
             self.idle.touch();
         }
-        self.note_failure(up, down);
+        if self.note_failure(up, down) {
+            // What it waits for now, nobody has been asked to wake it for.
+            cx.waker().wake_by_ref();
+        }
         if self.is_over() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// A side that cannot be read is gone altogether; one that cannot be written to may still have
-    /// something to say.
-    fn note_failure(&mut self, up: Flow, down: Flow) {
+    /// something to say. Returns whether a direction was told so that has been polled already.
+    fn note_failure(&mut self, up: Flow, down: Flow) -> bool {
+        let gone = matches!((&up, &down), (Flow::ReadFailed(_), _) | (_, Flow::ReadFailed(_)));
         let end = match (up, down) {
             (Flow::ReadFailed(error), _) => {
                 self.down.discard();
@@ -116,9 +122,10 @@ where
             }
             (Flow::WriteFailed(error), _) => RelayEnd::BackendFailed(error),
             (_, Flow::WriteFailed(error)) => RelayEnd::ClientFailed(error),
-            (Flow::Going, Flow::Going) => return,
+            (Flow::Going, Flow::Going) => return false,
         };
         self.failed.get_or_insert(end);
+        gone
     }
 
     /// Whether nothing more can reach anybody.

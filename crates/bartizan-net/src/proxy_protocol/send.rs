@@ -64,7 +64,9 @@ impl SendProxy {
         }
     }
 
-    /// Whether to tell the host name that the client asked for (SNI). Default: no.
+    /// Whether to tell the host name that the client asked for (SNI), in the handshake or in the
+    /// [`ClientHello`](crate::ClientHello) that was read of a connection that is passed on. Default:
+    /// no.
     pub fn authority(self, on: bool) -> Self {
         Self { authority: on, ..self }
     }
@@ -163,9 +165,9 @@ impl SendProxy {
             if let Some(alpn) = &tls.alpn {
                 add(header, ProxyTlv::ALPN, alpn);
             }
-            if let Some(sni) = tls.sni.as_ref().filter(|_| self.authority) {
-                add(header, ProxyTlv::AUTHORITY, sni.as_bytes());
-            }
+        }
+        if let Some(sni) = server_name(info).filter(|_| self.authority) {
+            add(header, ProxyTlv::AUTHORITY, sni.as_bytes());
         }
         if let Some(id) = self.unique_id.as_ref().and_then(|name| name(info)) {
             add(header, ProxyTlv::UNIQUE_ID, &id);
@@ -233,6 +235,13 @@ impl fmt::Debug for SendProxy {
             .field("ssl", &self.tells_of_tls())
             .field("relay", &self.relay)
             .finish_non_exhaustive()
+    }
+}
+
+fn server_name(info: &ConnInfo) -> Option<&str> {
+    match info.tls() {
+        Some(tls) => tls.sni.as_deref(),
+        None => info.client_hello()?.server_name(),
     }
 }
 

@@ -305,5 +305,7 @@ impl Pump {
     }
 }
 
-/// Some megabytes, which take a millisecond or two: then it is the turn of other connections.
-const ROUNDS: usize = 64;
+/// Some megabytes, which take a millisecond or two: then it is the turn of other connections. A round
+/// is a read and a write, and both directions go round, which is just what tokio lets a task do at
+/// once: with more, the one that is polled first would leave nothing for the other one.
+const ROUNDS: usize = 32;

@@ -48,9 +48,10 @@ impl Splicer {
         }
     }
 
-    /// Whether the next step is to be a splice.
+    /// Whether the next step is to be a splice. What is in the pipe has to be out of it before
+    /// anything is copied past it.
     pub(super) fn is_on(&self) -> bool {
-        self.on
+        self.on || self.filled > 0
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -254,9 +255,9 @@ mod tests {
         let ((mut source, from), (mut sink, to)) = (pair().await, pair().await);
         let mut splicer = bulk();
         for _ in 0..STREAK {
-            assert!(splicer.is_on());
             source.write_all(b"little").await.unwrap();
             for expected in [Moved::Read(6), Moved::Written(6)] {
+                assert!(splicer.is_on(), "also for what is in the pipe when it is bulk no more");
                 let step = poll_fn(|cx| splicer.poll_step(&from, &to, cx)).await.unwrap();
                 assert_eq!(step, Some(expected));
             }

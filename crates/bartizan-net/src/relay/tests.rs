@@ -405,3 +405,112 @@ async fn what_is_in_the_pipe_arrives_before_the_end() {
     drop(client);
     assert_eq!(relay.await.unwrap().to_client, 8 << 20);
 }
+
+#[tokio::test]
+async fn little_after_bulk_arrives_at_once_and_in_order() {
+    let (mut client, mut backend, relay) = tcp_relay().await;
+    let relay = tokio::spawn(relay);
+    let sent = pattern(8 << 20);
+    let mut got = vec![0; sent.len()];
+    let (written, read) = tokio::join!(backend.write_all(&sent), client.read_exact(&mut got));
+    (written.unwrap(), read.unwrap());
+    assert!(got == sent);
+    for i in 0..20 {
+        backend.write_all(&[i; 3]).await.unwrap();
+        let mut got = [0; 3];
+        timeout(Duration::from_secs(20), client.read_exact(&mut got)).await.unwrap().unwrap();
+        assert_eq!(got, [i; 3]);
+    }
+    drop((client, backend));
+    assert_eq!(relay.await.unwrap().to_client, (8 << 20) + 60);
+}
+
+/// Always has something to read and takes all that is written, within what a task may do at once.
+struct Tireless(usize);
+
+impl AsyncRead for Tireless {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        std::task::ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+        buf.put_slice(&[0; 8]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tireless {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        std::task::ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+        self.0 += bytes.len();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_direction_that_never_pauses_leaves_the_other_one_its_share() {
+    let mut relay = Relay::new(Tireless(0), Tireless(0));
+    // Each turn begins with all that a task may do at once.
+    for _ in 0..10 {
+        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx).is_ready())).await;
+        tokio::task::yield_now().await;
+    }
+    let (up, down) = (relay.to_backend(), relay.to_client());
+    assert!(down * 2 >= up && up * 2 >= down, "{up} bytes up, {down} down");
+}
+
+/// Takes nothing, and cannot be read from the second time on.
+struct Broken(u8);
+
+impl AsyncRead for Broken {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0 += 1;
+        if self.0 == 1 { Poll::Pending } else { Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) }
+    }
+}
+
+impl AsyncWrite for Broken {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_listened_to_after_a_backend_that_took_nothing_has_failed() {
+    let (mut client, near_client) = duplex(64);
+    let mut relay = spawn(Relay::new(near_client, Broken(0)));
+    client.write_all(b"never taken").await.unwrap();
+    assert_pending!(relay.poll());
+    assert_pending!(relay.poll());
+    while relay.is_woken() {
+        assert_pending!(relay.poll());
+    }
+    client.shutdown().await.unwrap();
+    assert!(relay.is_woken(), "the end of the client's is the end of it");
+    assert!(matches!(assert_ready!(relay.poll()).end, RelayEnd::BackendFailed(_)));
+}

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::{ClientIdentity, Parsed};
+use crate::{ClientIdentity, HelloProgress, HelloReader, Parsed};
 
 fn info() -> ConnInfo {
     let of = |text: &str| text.parse::<SocketAddr>().unwrap();
@@ -55,6 +55,21 @@ fn version_2_tells_the_application_protocol_and_nothing_unasked() {
     assert_eq!((kinds, header.alpn()), (vec![ProxyTlv::ALPN], Some(&b"h2"[..])));
     assert!(!header.has_crc32c());
     assert_eq!(read(&SendProxy::v2().header_for(&info())).tlvs().count(), 0);
+}
+
+#[test]
+fn the_name_of_a_connection_that_is_passed_on_is_that_of_its_hello() {
+    let hello =
+        bartizan_testkit::client_hellos::RECORDED.iter().find(|hello| hello.server_name.is_some());
+    let hello = HelloReader::new(16 * 1024).push(hello.unwrap().bytes);
+    let Ok(HelloProgress::Hello(hello)) = hello else { panic!("{hello:?}") };
+    let (name, mut info) = (hello.server_name().map(str::to_owned), info());
+    info.set_client_hello(Arc::new(hello));
+    let header = |info: &ConnInfo| read(&SendProxy::v2().authority(true).header_for(info));
+    assert_eq!(header(&info).authority(), name.as_deref());
+    assert_eq!(read(&SendProxy::v2().header_for(&info)).tlvs().count(), 0);
+    info.set_tls(tls());
+    assert_eq!(header(&info).authority(), Some("a.test"), "what the handshake says comes first");
 }
 
 #[test]
