@@ -2,7 +2,7 @@
 //! certificates of their own for others, and everything else is refused.
 //!
 //! ```text
-//! cargo run --example host_routing -- www.pem 127.0.0.1:8080 127.0.0.1:9443 127.0.0.1:9444
+//! cargo run --example host_routing -- 127.0.0.1:8443 www.pem 127.0.0.1:8080 127.0.0.1:9443 127.0.0.1:9444
 //! ```
 
 use bartizan::net::{BoxConnService, ClientHelloLayer, HostRouter, RejectTls, Tunnel};
@@ -12,10 +12,12 @@ use tower::{Layer, ServiceBuilder};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [certs, www, shop, mail] = &args[..] else {
-        return Err("usage: host_routing CERTS.pem WWW SHOP MAIL, each of these HOST:PORT".into());
+    let [listen, certs, www, shop, mail] = &args[..] else {
+        return Err(
+            "usage: host_routing LISTEN CERTS.pem WWW SHOP MAIL, each of these HOST:PORT".into()
+        );
     };
     let cluster = |name: &'static str, at: &str| Cluster::builder(name).backend(name, at).build();
 
@@ -35,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route(["www.example.com"], BoxConnService::new(www))?
         .route(["shop.example.com", "*.shop.example.com"], BoxConnService::new(shop))?
         .route(["mail.example.com"], BoxConnService::new(mail))?;
-    let listener = TcpListener::bind("127.0.0.1:8443").await?;
+    let listener = TcpListener::bind(listen).await?;
     println!("listening on {}", listener.local_addr()?);
     serve(listener, ClientHelloLayer::new().layer(router)).await?;
     Ok(())

@@ -1,7 +1,7 @@
 //! TLS passes through to servers that share a certificate: the balancer holds no key.
 //!
 //! ```text
-//! cargo run --example passthrough -- ca.pem example.com 192.168.1.10:443 192.168.1.11:443
+//! cargo run --example passthrough -- 127.0.0.1:8443 ca.pem example.com 192.168.1.10:443 192.168.1.11:443
 //! ```
 //!
 //! Although it cannot read what passes, it makes sure that each server presents a certificate from
@@ -17,10 +17,10 @@ use tower::{Layer, ServiceBuilder};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let mut args = std::env::args().skip(1);
-    let usage = "usage: passthrough CA.pem NAME HOST:PORT...";
-    let (ca, name) = (args.next().ok_or(usage)?, args.next().ok_or(usage)?);
+    let mut arg = || args.next().ok_or("usage: passthrough LISTEN CA.pem NAME HOST:PORT...");
+    let (listen, ca, name) = (arg()?, arg()?, arg()?);
 
     let web =
         args.fold(Cluster::builder("web_servers"), |web, at| web.backend(&at, &at)).build()?;
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .layer(BalanceLayer::new(web, RoundRobin::new()))
         .layer(TunnelLayer::new())
         .service(TcpDial::new());
-    let listener = TcpListener::bind("127.0.0.1:8443").await?;
+    let listener = TcpListener::bind(listen).await?;
     println!("listening on {}", listener.local_addr()?);
     serve(listener, connections).await?;
     Ok(())

@@ -335,10 +335,9 @@ impl Cli {
             );
         }
         if *check == Check::Tls && !self.passes() {
-            return Err(
-                "--check tls of backends that plain HTTP goes to is not built yet in this version"
-                    .to_owned(),
-            );
+            let plain = "--check tls of backends that plain HTTP goes to is not built yet";
+            let none = "--check tls has no effect: nothing goes to a backend here";
+            return Err(if self.terminates() { plain } else { none }.to_owned());
         }
         if *check == Check::Tls && passthrough.backend_ca.is_none() {
             return Err(

@@ -86,7 +86,7 @@ impl Proxy {
         let checking = Checking::new(&cli, &cluster, &passing)?;
         let drain = Drain::new();
         let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;
-        let max_conns = cli.max_conns.unwrap_or_else(|| connections_for(descriptors));
+        let max_conns = cli.max_conns.unwrap_or_else(|| connections_for(descriptors, cli.passes()));
         let workers = Workers::bind(cli.listen.iter().copied(), cli.workers)?
             .with_drain(drain.clone())
             .max_connections(max_conns);
@@ -120,7 +120,9 @@ impl Proxy {
     }
 }
 
-/// A connection takes a descriptor here and one to a backend; some are for everything else.
-fn connections_for(descriptors: u64) -> usize {
-    usize::try_from(descriptors.saturating_sub(128) / 2).unwrap_or(usize::MAX).max(1)
+/// A connection takes a descriptor here and one to a backend; some are for everything else, and for
+/// the pipes through which bulk passes.
+fn connections_for(descriptors: u64, passes: bool) -> usize {
+    let others = if passes { 128 + 512 } else { 128 };
+    usize::try_from(descriptors.saturating_sub(others) / 2).unwrap_or(usize::MAX).max(1)
 }

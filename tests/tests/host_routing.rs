@@ -247,6 +247,26 @@ async fn a_connection_for_one_route_does_not_serve_names_of_another() {
     }
 }
 
+#[tokio::test]
+async fn where_everything_else_passes_through_only_names_that_end_here_are_served() {
+    let (site, www) = (Site::new(), HttpBackend::start("www").await);
+    let here = site.ca().issue(Leaf::server("www.example.com").dns("*.example.com"));
+    let certs = site.dir().write("here.pem", here.bundle_pem());
+    let routes = ["www.example.com=terminate", "web.example.com=terminate"];
+    let flags = ["--mode", "passthrough", "--route", routes[0], "--route", routes[1]];
+    let proxy = site.proxy_of(&[&certs], www.addr(), &flags);
+    for http in Http::BOTH {
+        let visitor = Visitor::new(site.ca(), "www.example.com");
+        let mut client = visitor.open(&proxy, http).await.unwrap();
+        for (host, status) in
+            [("www.example.com", 200), ("web.example.com", 200), ("other.example.com", 421)]
+        {
+            let answer = client.ask(request_to("GET", host, "/", &[], empty())).await.unwrap();
+            assert_eq!(answer.status, status, "{http:?}, {host}");
+        }
+    }
+}
+
 #[test]
 fn routes_that_contradict_each_other_are_refused() {
     let pass = "shop.example.com=pass:127.0.0.1:1";

@@ -5,18 +5,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bartizan_testkit::client_hellos::{RECORDED, Recorded};
 use bartizan_tests::tcp::{TcpBackend, connect, end_of};
 use bartizan_tests::{Proxy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Connections at once: enough to keep both sides busy.
 const AT_ONCE: usize = 16;
 
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// For all of them, on a machine that is busy with other things as well.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One connection: who sends it, where it belongs, and in which writes it goes out.
 struct Sent {
@@ -53,15 +54,9 @@ async fn arrives(proxy: SocketAddr, sent: &Sent) {
     let _ = tcp.write_all(&sent.rest).await;
     let _ = tcp.shutdown().await;
     let answer = end_of(&mut tcp).await;
-    discard(&tcp);
     let expected = [&[sent.to], &sent.first[..], &sent.rest].concat();
     let same = answer == expected;
     assert!(same, "{} cut at {}: came back {answer:x?}", sent.client, sent.cut);
-}
-
-/// Leaves no TIME_WAIT, of which thousands would use up the ports.
-fn discard(tcp: &TcpStream) {
-    socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO)).unwrap();
 }
 
 async fn all_arrive(connections: Vec<Sent>) {

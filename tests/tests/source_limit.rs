@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bartizan_testkit::HttpBackend;
 use bartizan_tests::proxy_header::{v1, v2};
@@ -11,8 +12,9 @@ use bartizan_tests::{Client, Http, Proxy, Site, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(10);
 
 fn source(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
@@ -81,7 +83,7 @@ async fn connections_at_once_count_as_those_in_a_row() {
 #[tokio::test]
 async fn a_source_recovers_with_the_rate() {
     let (_backend, proxy) = scene(&["--limit-source", "5,2"]).await;
-    let (addr, begun) = (proxy.addr(), tokio::time::Instant::now());
+    let (addr, begun) = (proxy.addr(), Instant::now());
     let mut admitted = 0;
     while admitted < 8 {
         within(SOON, "another one", async { while !is_served(addr, source(1), b"").await {} })
@@ -89,7 +91,7 @@ async fn a_source_recovers_with_the_rate() {
         admitted += 1;
     }
     // Two of the burst, and six at five per second.
-    let least = std::time::Duration::from_millis(1200);
+    let least = Duration::from_millis(1200);
     assert!(begun.elapsed() >= least, "{admitted} within {:?}", begun.elapsed());
 }
 

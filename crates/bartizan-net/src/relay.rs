@@ -25,16 +25,20 @@ use pump::{Flow, Pump};
 ///   direction goes on.
 /// - A side that does not read stops the other one from being read: what is held for it is at most
 ///   64 KiB in each direction, or between sockets, when much passes at a time, a pipe of 256 KiB in
-///   the kernel with its two descriptors. While nothing is held, there is neither: all relays of a
+///   the kernel with its two descriptors, of which there are at most 256. While nothing is held, there is neither: all relays of a
 ///   thread read into the same buffer.
 /// - When a side stops taking bytes or is reset, what it has sent before still arrives. What the
 ///   client goes on to send to a backend that is gone is read and thrown away, until 2 s after the
 ///   backend's last byte: a socket that is closed with unread bytes is reset, and a reset destroys
-///   what is on its way, such as the answer that says why.
+///   what is on its way, such as the answer that says why. Once a side is gone, the other one has
+///   30 s to take something of what is left.
 /// - When nothing moves in either direction for the idle timeout, it ends. Default: 1 h, as
 ///   `timeout tunnel` is usually set in HAProxy.
 ///
 /// Dropping it drops both streams, with what is held for them.
+///
+/// Sockets that are spliced raise SIGPIPE when the peer is gone, which Rust programs ignore from their
+/// start. A library in a program of another language has to see to that itself.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Relay<A, B> {
@@ -124,7 +128,10 @@ where
             (_, Flow::WriteFailed(error)) => RelayEnd::ClientFailed(error),
             (Flow::Going, Flow::Going) => return false,
         };
-        self.failed.get_or_insert(end);
+        if self.failed.is_none() {
+            self.failed = Some(end);
+            self.idle = IdleTimer::new(self.idle.limit().min(FAREWELL));
+        }
         gone
     }
 
@@ -193,6 +200,9 @@ pub enum RelayEnd {
 }
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long a side may go without taking what the other one has left behind that is gone.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// Some round trips: enough for what is on its way to arrive.
 const LINGER: Duration = Duration::from_secs(2);

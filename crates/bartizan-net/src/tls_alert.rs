@@ -50,10 +50,10 @@ impl TlsAlert {
         self.0
     }
 
-    /// The record that carries it: type and version, which clients of any version take at this
-    /// point, length, then level and description.
+    /// The record that carries it: type, the version that RFC 8446 §5.1 prescribes, length, then
+    /// level and description.
     pub const fn record(self) -> [u8; 7] {
-        [21, 3, 1, 0, 2, FATAL, self.0]
+        [21, 3, 3, 0, 2, FATAL, self.0]
     }
 }
 
@@ -229,7 +229,7 @@ mod tests {
         let since = Instant::now();
         let (result, bytes) = tokio::join!(RejectTls::new().call(conn), read_all(ours));
         result.unwrap();
-        assert_eq!(bytes, [21, 3, 1, 0, 2, 2, 112]);
+        assert_eq!(bytes, [21, 3, 3, 0, 2, 2, 112]);
         assert_eq!(since.elapsed(), Duration::ZERO, "the client has closed its side");
     }
 

@@ -677,7 +677,7 @@ async fn a_malformed_hello_is_answered_with_its_alert() {
     let bytes = with(&[named(b"not a name")]);
     let (answer, seen) =
         tokio::join!(send(near, &bytes), serve(ClientHelloLayer::new(), Trickle::new(far, 2)));
-    assert_eq!(answer, [21, 3, 1, 0, 2, 2, 47]);
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, 47]);
     assert!(matches!(seen, Err(ClientHelloError::Malformed(HelloError::BadName))), "{seen:?}");
 }
 
@@ -687,7 +687,7 @@ async fn a_hello_past_the_limit_is_refused() {
     let bytes = recorded("chromium-156").bytes;
     let layer = ClientHelloLayer::new().limit(1_500);
     let (answer, seen) = tokio::join!(send(near, bytes), serve(layer, far));
-    assert_eq!(answer, [21, 3, 1, 0, 2, 2, 47]);
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, 47]);
     let too_long = HelloError::TooLong { limit: 1_500 };
     assert!(matches!(seen, Err(ClientHelloError::Malformed(error)) if error == too_long));
 }

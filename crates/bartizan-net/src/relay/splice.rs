@@ -8,6 +8,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
@@ -24,7 +25,6 @@ pub(super) struct Splicer {
     // Reads in a row that were large, while copying; small, while splicing.
     streak: u8,
     on: bool,
-    unavailable: bool,
     // Bytes in the pipe. There is a pipe only while there are some, or a read is tried.
     filled: usize,
     pipe: Option<Pipe>,
@@ -44,7 +44,7 @@ impl Splicer {
         self.streak = if bytes >= LARGE { self.streak + 1 } else { 0 };
         if self.streak == STREAK {
             self.streak = 0;
-            self.on = !self.unavailable;
+            self.on = true;
         }
     }
 
@@ -58,8 +58,8 @@ impl Splicer {
         self.filled == 0
     }
 
-    /// Moves bytes out of the pipe, or into it when it is empty. `None`: there is no pipe to be had,
-    /// so it is off.
+    /// Moves bytes out of the pipe, or into it when it is empty. `None`: there is no pipe to be had
+    /// now, so it is off until the stream has shown once more that it is bulk.
     pub(super) fn poll_step(
         &mut self,
         from: &TcpStream,
@@ -67,7 +67,7 @@ impl Splicer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Moved>, Failed>> {
         let Some(pipe) = self.pipe.take().or_else(Pipe::take) else {
-            (self.on, self.unavailable) = (false, true);
+            self.on = false;
             return Poll::Ready(Ok(None));
         };
         if self.filled > 0 {
@@ -132,20 +132,43 @@ fn poll_io(
     }
 }
 
+/// Closed when dropped, with the bytes in it: none is ever given back that is not empty.
 #[derive(Debug)]
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    _counted: Counted,
+}
+
+/// One of the pipes that the process has.
+#[derive(Debug)]
+struct Counted;
+
+impl Counted {
+    fn new() -> Option<Self> {
+        let counted = PIPES.fetch_add(1, Ordering::Relaxed) < MOST_PIPES;
+        // Also when it is one too many: its drop takes it off again.
+        let this = Self;
+        counted.then_some(this)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        PIPES.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pipe {
-    /// An empty one of this thread's, or a new one; `None` if the system has none left.
+    /// An empty one of this thread's, or a new one; `None` if there are too many, or the system has
+    /// none left.
     fn take() -> Option<Self> {
         IDLE.with_borrow_mut(Vec::pop).or_else(|| {
+            let counted = Counted::new()?;
             let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
             // If it may not be that large, it works as it is.
             let _ = fcntl_setpipe_size(&write, PIPE);
-            Some(Self { read, write })
+            Some(Self { read, write, _counted: counted })
         })
     }
 
@@ -170,6 +193,12 @@ impl Pipe {
 thread_local! {
     static IDLE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
+
+static PIPES: AtomicUsize = AtomicUsize::new(0);
+
+/// Streams whose reader is slow keep theirs, at two descriptors each. They must not use up those that
+/// connections need: further ones are copied.
+const MOST_PIPES: usize = 256;
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
@@ -264,6 +293,21 @@ mod tests {
             sink.read_exact(&mut [0; 6]).await.unwrap();
         }
         assert!(!splicer.is_on());
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_pipe_it_is_off_and_may_be_on_again() {
+        let ((mut source, from), (_sink, to)) = (pair().await, pair().await);
+        source.write_all(b"bulk").await.unwrap();
+        let taken: Vec<Pipe> = std::iter::from_fn(Pipe::take).collect();
+        assert!(taken.len() <= MOST_PIPES);
+        let mut splicer = bulk();
+        let step = poll_fn(|cx| splicer.poll_step(&from, &to, cx)).await.unwrap();
+        assert_eq!((step, splicer.is_on()), (None, false));
+        drop(taken);
+        (0..STREAK).for_each(|_| splicer.note_copied(LARGE));
+        let step = poll_fn(|cx| splicer.poll_step(&from, &to, cx)).await.unwrap();
+        assert_eq!(step, Some(Moved::Read(4)));
     }
 
     #[tokio::test]
