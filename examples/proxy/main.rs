@@ -68,6 +68,7 @@ fn main() -> ExitCode {
 /// Everything that can be wrong has been found out once it exists.
 struct Proxy {
     parts: Parts,
+    certs: Option<CertStore>,
     checking: Checking,
     drain: Drain,
     workers: Workers,
@@ -98,13 +99,13 @@ impl Proxy {
         // Before anybody can read that it listens: a signal from then on must drain it.
         let control = Builder::new_current_thread().enable_all().build()?;
         let signals = control.block_on(async { Signals::catch() })?;
-        let parts = Parts::new(cli, certs, cluster, passing)?;
-        Ok(Self { parts, checking, drain, workers, control, signals })
+        let parts = Parts::new(cli, certs.clone(), cluster, passing)?;
+        Ok(Self { parts, certs, checking, drain, workers, control, signals })
     }
 
     fn run(self) -> Result<(), Box<dyn Error>> {
-        let Self { parts, checking, drain, workers, control, signals } = self;
-        let (grace, certs) = (parts.grace(), parts.certs());
+        let Self { parts, certs, checking, drain, workers, control, signals } = self;
+        let grace = parts.grace();
         // Before the first connection: a backend that is yet to prove itself must not get it.
         let checks = {
             let _runtime = control.enter();

@@ -34,8 +34,9 @@ type Connections = LocalBoxConnService<Io>;
 #[derive(Clone)]
 pub(crate) struct Parts {
     cli: Cli,
-    /// None where TLS ends nowhere here.
-    certs: Option<CertStore>,
+    /// None where TLS ends nowhere here. One for all workers: its cap on handshakes is for the
+    /// process.
+    tls: Option<TlsTerminateLayer>,
     /// The backends of `--backend`.
     cluster: Cluster,
     /// Those of routes.
@@ -53,15 +54,13 @@ impl Parts {
         let routes = &cli.passthrough.routes;
         let mut hosts = routes.iter().map(|route| route.host.to_string());
         hosts.try_fold(HostRouter::new(()), |router, host| router.route([host], ()))?;
-        Ok(Self { cli, certs, cluster, passing })
+        let tls = certs
+            .map(|certs| TlsTerminateLayer::new(certs).handshake_timeout(cli.timeout_handshake));
+        Ok(Self { cli, tls, cluster, passing })
     }
 
     pub(crate) fn grace(&self) -> Duration {
         self.cli.drain
-    }
-
-    pub(crate) fn certs(&self) -> Option<CertStore> {
-        self.certs.clone()
     }
 
     /// The services of one worker.
@@ -81,7 +80,7 @@ impl Parts {
     }
 
     fn routed(&self, worker: usize) -> Connections {
-        let terminate = self.certs.as_ref().map(|certs| self.terminate(certs, worker));
+        let terminate = self.tls.as_ref().map(|tls| self.terminate(tls, worker));
         let reject = LocalBoxConnService::new(RejectTls::new());
         let otherwise = match self.cli.mode {
             _ if self.cli.backend.is_empty() => None,
@@ -126,9 +125,7 @@ impl Parts {
     }
 
     /// TLS ends here, and what is in it goes to the backends.
-    fn terminate(&self, certs: &CertStore, worker: usize) -> Connections {
-        let tls =
-            TlsTerminateLayer::new(certs.clone()).handshake_timeout(self.cli.timeout_handshake);
+    fn terminate(&self, tls: &TlsTerminateLayer, worker: usize) -> Connections {
         let policy = Arc::new(RoundRobin::starting_at(worker));
         let Some(send) = self.cli.passthrough.send_proxy.clone() else {
             return LocalBoxConnService::new(tls.layer(self.serve(policy, Bytes::new())));
