@@ -161,10 +161,8 @@ impl SendProxy {
                 *header = summed;
             }
         }
-        if let Some(tls) = info.tls() {
-            if let Some(alpn) = &tls.alpn {
-                add(header, ProxyTlv::ALPN, alpn);
-            }
+        if let Some(alpn) = info.tls().and_then(|tls| tls.alpn.as_ref()) {
+            add(header, ProxyTlv::ALPN, alpn);
         }
         if let Some(sni) = server_name(info).filter(|_| self.authority) {
             add(header, ProxyTlv::AUTHORITY, sni.as_bytes());
