@@ -413,7 +413,8 @@ async fn little_after_bulk_arrives_at_once_and_in_order() {
     let sent = pattern(8 << 20);
     let mut got = vec![0; sent.len()];
     let (written, read) = tokio::join!(backend.write_all(&sent), client.read_exact(&mut got));
-    (written.unwrap(), read.unwrap());
+    written.unwrap();
+    read.unwrap();
     assert!(got == sent);
     for i in 0..20 {
         backend.write_all(&[i; 3]).await.unwrap();
