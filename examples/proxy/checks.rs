@@ -29,10 +29,7 @@ impl Checking {
         cluster: &Cluster,
         passing: &[Passing],
     ) -> Result<Self, Box<dyn Error>> {
-        // Backends that want a PROXY header want it of checks, too.
-        let header =
-            cli.passthrough.send_proxy.as_ref().map_or_else(Bytes::new, |send| send.local());
-        let dial = SendProxyLayer::new(header).layer(TcpDial::new());
+        let dial = announced(cli).layer(TcpDial::new());
         let tcp = |cluster| start(cli, cluster, DialProbe::new(dial.clone()), false);
         let routed = passing.iter().map(|passing| (&passing.cluster, Some(&passing.host)));
         let checks = match cli.check {
@@ -59,6 +56,12 @@ impl Checking {
     pub(crate) fn start(self) -> Vec<CheckGuard> {
         self.checks.into_iter().map(|start| start()).collect()
     }
+}
+
+/// Backends that want a PROXY header want it of checks, too.
+pub(crate) fn announced(cli: &Cli) -> SendProxyLayer {
+    let send = cli.passthrough.send_proxy.as_ref();
+    send.map_or_else(|| SendProxyLayer::new(Bytes::new()), SendProxyLayer::local)
 }
 
 /// A backend that has to prove who it is gets no connection before it has.

@@ -4,16 +4,15 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use bartizan::net::{Address, SendProxyLayer};
+use bartizan::net::Address;
 use bartizan::prelude::*;
 use bartizan::tls::{CertificateCheckLayer, CheckedCertificate, LintedRoute, lint_routes};
-use bytes::Bytes;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt};
 
 use crate::certs;
-use crate::checks::sample_name;
+use crate::checks::{announced, sample_name};
 use crate::cli::Cli;
 use crate::routes::{Action, RouteArg};
 
@@ -70,13 +69,12 @@ async fn first_seen(
     route: &RouteArg,
     backends: &[Address],
 ) -> Result<CheckedCertificate, Box<dyn Error>> {
-    let header = cli.passthrough.send_proxy.as_ref().map_or_else(Bytes::new, |send| send.local());
     let dial = TcpDial::new().connect_timeout(cli.timeout_connect);
     // Only looked at: whether it is good is for `--check tls` to find out.
     let check = CertificateCheckLayer::dangerous_accepting_any()
         .name(sample_name(&route.host))
         .warn_days(0)
-        .layer(SendProxyLayer::new(header).layer(dial));
+        .layer(announced(cli).layer(dial));
     let mut last: Box<dyn Error> = "there is no backend".into();
     for backend in backends {
         let limit: Duration = cli.timeout_handshake;

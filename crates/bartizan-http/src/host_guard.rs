@@ -1,12 +1,11 @@
 //! Keeping requests to the hosts that their connection may ask for.
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::net::Ipv6Addr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bartizan_net::{ConnInfo, HasConnInfo, HostScope};
+use bartizan_net::{ConnInfo, HasConnInfo, HostScope, fold_host};
 use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
@@ -174,21 +173,12 @@ impl Pass {
 }
 
 fn ask(scope: &dyn HostScope, info: &ConnInfo, host: &str) -> Result<(), StatusCode> {
-    let host = fold(host);
+    let host = fold_host(host);
     scope.permits(&host).map_err(|reason| {
         let sni = server_name(info);
         tracing::info!(peer = %info.peer(), sni, host = &*host, %reason, "misdirected request");
         StatusCode::MISDIRECTED_REQUEST
     })
-}
-
-/// Hosts compare in lower case.
-pub(crate) fn fold(host: &str) -> Cow<'_, str> {
-    if host.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    }
 }
 
 fn server_name(info: &ConnInfo) -> Option<&str> {
