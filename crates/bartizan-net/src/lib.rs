@@ -30,6 +30,7 @@
 //! | [`HostRouter`], [`Decide`] | one decision for each connection, or request: where it goes |
 //! | [`Tunnel`] | passes connections on to what was dialled, as they are |
 //! | [`TcpDial`] | connects within a deadline, with happy eyeballs for host names |
+//! | [`DialledStream`] | what a dialled stream tells of itself: protocol, peer, until when it is good |
 //! | [`IdleTimer`] | an idle limit that costs a clock read each time it is pushed back |
 
 mod bind;
@@ -38,6 +39,7 @@ mod client_identity;
 pub mod clock;
 mod conn;
 mod dial;
+mod dialled;
 mod drain;
 mod error_chain;
 mod host_map;
@@ -67,6 +69,7 @@ pub use client_hello::{
 pub use client_identity::ClientIdentity;
 pub use conn::{Conn, ConnInfo, HasConnInfo};
 pub use dial::{DialError, DialFuture, TcpDial};
+pub use dialled::{DialledStream, PeerIdentity, Superseded, Validity};
 pub use drain::{Drain, DrainWatch, Phase};
 pub use error_chain::ErrorChain;
 pub use host_map::HostMap;

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bartizan_balance::{Backend, NotSent, Unanswered};
-use bartizan_net::{BoxError, Target};
+use bartizan_net::{BoxError, DialledStream, Target};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use super::link::Upload;
@@ -86,7 +85,7 @@ pub type SendFuture<B> =
 
 impl<D, B> Service<Request<B>> for PooledConn<D, B>
 where
-    D: Service<Arc<Backend>, Response: AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+    D: Service<Arc<Backend>, Response: DialledStream>,
     D: Clone + Send + 'static,
     D::Future: Send,
     D::Error: Into<BoxError>,

@@ -19,9 +19,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bartizan_balance::Backend;
-use bartizan_net::BoxError;
+use bartizan_net::{BoxError, DialledStream};
 use http_body::Body;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -141,7 +140,7 @@ impl<D, B> fmt::Debug for HttpPool<D, B> {
 
 impl<D, B> Service<Arc<Backend>> for HttpPool<D, B>
 where
-    D: Service<Arc<Backend>, Response: AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+    D: Service<Arc<Backend>, Response: DialledStream>,
     D: Clone + Send + 'static,
     D::Future: Send,
     D::Error: Into<BoxError>,
@@ -182,7 +181,7 @@ pub(crate) async fn connect<D, B>(
     settings: Settings,
 ) -> Result<Box<Entry<B>>, BoxError>
 where
-    D: Service<Arc<Backend>, Response: AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+    D: Service<Arc<Backend>, Response: DialledStream>,
     D::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
