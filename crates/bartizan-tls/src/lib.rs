@@ -30,6 +30,7 @@ mod der;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod generations;
 mod identity;
 mod key;
 mod listener;
@@ -40,9 +41,11 @@ mod pem;
 mod pem_source;
 mod server_roots;
 mod signature;
+mod stamp;
 mod store;
 mod terminate;
 mod tickets;
+mod watch;
 
 pub use admit::{Entering, HandshakeLimit, HandshakeSlot};
 pub use certificate_check::{
@@ -53,6 +56,7 @@ pub use client_auth::{
     ClientAuth, CrlDepth, CrlExpiry, TrustConcern, TrustNotice, UnknownRevocation,
 };
 pub use coalescing::{Coalescing, LintedRoute, lint_routes};
+pub use generations::SourceError;
 pub use identity::Identity;
 pub use listener::{TlsConnInfo, TlsConnection, TlsIncoming, TlsListener};
 pub use load::{LoadError, LoadProblem};

@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 
 use super::entry::{Chains, Entry, Parts};
 use super::notice::Notice;
-use super::stamp::{Stamp, seal};
 use crate::load::{self, LoadError, LoadProblem};
 use crate::pem;
+use crate::stamp::{Stamp, seal};
 
 /// Where certificates come from.
 #[derive(Clone)]

@@ -11,11 +11,10 @@ mod notice;
 mod report;
 mod scope;
 mod settings;
-mod stamp;
-mod watch;
 mod withdrawal;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -23,12 +22,13 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bartizan_net::clock::Clock;
 
 use crate::Identity;
+use crate::watch::{self, Reload, Watching};
 use config::Config;
 use live::Live;
 use report::Failure;
-use watch::Watching;
 
 pub(crate) use entry::{Chains, Entry, Parts, date, names_of};
+pub(crate) use files::may_belong_to;
 pub(crate) use generation::{Chosen, Generation, Refusal, WallTime};
 pub(crate) use index::NoCertificate;
 pub(crate) use live::{Member, Withdrawn as WithdrawnWhy};
@@ -109,7 +109,7 @@ impl CertStore {
     /// # Errors
     ///
     /// [`StoreError`] says which file, and what is wrong.
-    pub fn open(path: impl Into<std::path::PathBuf>) -> Result<Self, StoreError> {
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         Self::builder().path(path).build()
     }
 
@@ -118,7 +118,7 @@ impl CertStore {
     /// # Errors
     ///
     /// [`StoreError`] says which file, and what is wrong.
-    pub fn watch(path: impl Into<std::path::PathBuf>) -> Result<Self, StoreError> {
+    pub fn watch(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         Self::builder().path(path).watch()
     }
 
@@ -148,7 +148,7 @@ impl CertStore {
     ///
     /// [`StoreError`] says which file, and what is wrong. The last good generation stays in force.
     pub fn reload(&self) -> Result<u64, StoreError> {
-        self.shared.reload()
+        self.shared.load_again()
     }
 
     /// Loads again whenever a file changes that this store is made of, from now on until the last
@@ -169,7 +169,7 @@ impl CertStore {
     }
 
     pub(crate) fn load_and_watch(config: Config) -> Result<Self, StoreError> {
-        let seen = watch::look(&config);
+        let seen = watch::look(&config.paths());
         let store = Self::load(config)?;
         store.start_watching(seen)?;
         Ok(store)
@@ -177,7 +177,7 @@ impl CertStore {
 
     fn start_watching(&self, seen: watch::Look) -> Result<(), StoreError> {
         if self.shared.watching.get().is_none() {
-            let watching = watch::start(&self.shared, seen)?;
+            let watching = watch::start(&self.shared, seen).map_err(StoreError::Watch)?;
             // If another call was faster, this thread ends with its handle.
             let _ = self.shared.watching.set(watching);
         }
@@ -226,8 +226,18 @@ impl CertStore {
     }
 }
 
+impl Reload for Shared {
+    fn paths(&self) -> Vec<PathBuf> {
+        self.config.paths()
+    }
+
+    fn reload(&self) -> bool {
+        self.load_again().is_ok()
+    }
+}
+
 impl Shared {
-    fn reload(&self) -> Result<u64, StoreError> {
+    fn load_again(&self) -> Result<u64, StoreError> {
         let one_at_a_time = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.current.load_full();
         let next = match Generation::load(&self.config, Some(&previous)) {

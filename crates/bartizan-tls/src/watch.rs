@@ -13,11 +13,17 @@ use std::time::Duration;
 use bartizan_net::clock::{Clock, SystemClock};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::Shared;
-use super::config::Config;
-use super::error::StoreError;
-use super::files;
-use super::stamp::Stamp;
+use crate::stamp::Stamp;
+use crate::store::may_belong_to;
+
+/// Something made of files, which can be made anew.
+pub(crate) trait Reload: Send + Sync + 'static {
+    /// Every file and directory that it is made of.
+    fn paths(&self) -> Vec<PathBuf>;
+
+    /// Makes it anew, and says whether that went well. What is wrong is logged there.
+    fn reload(&self) -> bool;
+}
 
 /// Keeps the thread that watches; it ends when this is dropped.
 #[derive(Debug)]
@@ -47,15 +53,19 @@ impl Drop for Watching {
     }
 }
 
-/// How all files of a store look.
-pub(crate) fn look(config: &Config) -> Look {
+/// How all files of `paths` look.
+pub(crate) fn look(paths: &[PathBuf]) -> Look {
     let mut directories = BTreeSet::new();
-    Look(stamps(&config.paths(), &mut directories))
+    Look(stamps(paths, &mut directories))
 }
 
 /// Starts the thread. It loads again at once if the files do not look as they did when `seen` was
 /// taken, before they were loaded.
-pub(crate) fn start(store: &Arc<Shared>, seen: Look) -> Result<Watching, StoreError> {
+///
+/// # Errors
+///
+/// What the system says if it has no watches or threads left.
+pub(crate) fn start<S: Reload>(store: &Arc<S>, seen: Look) -> Result<Watching, String> {
     let (tell, events) = sync_channel(1);
     let changed = tell.clone();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -65,8 +75,8 @@ pub(crate) fn start(store: &Arc<Shared>, seen: Look) -> Result<Watching, StoreEr
             let _ = changed.try_send(Event::Changed);
         }
     });
-    let watcher = watcher.map_err(|error| StoreError::Watch(error.to_string()))?;
-    let paths = store.config.paths();
+    let watcher = watcher.map_err(|error| error.to_string())?;
+    let paths = store.paths();
     let mut eye = Eye { watcher, watched: BTreeSet::new(), paths };
     // Before this returns, so that no change after that goes unnoticed.
     eye.look();
@@ -74,7 +84,7 @@ pub(crate) fn start(store: &Arc<Shared>, seen: Look) -> Result<Watching, StoreEr
     thread::Builder::new()
         .name("bartizan-certs".to_owned())
         .spawn(move || run(&store, &events, eye, seen))
-        .map_err(|error| StoreError::Watch(error.to_string()))?;
+        .map_err(|error| error.to_string())?;
     Ok(Watching { tell })
 }
 
@@ -84,7 +94,7 @@ fn is_written(event: &notify::Event) -> bool {
     matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
 }
 
-fn run(store: &Weak<Shared>, events: &Receiver<Event>, mut eye: Eye, mut seen: Look) {
+fn run<S: Reload>(store: &Weak<S>, events: &Receiver<Event>, mut eye: Eye, mut seen: Look) {
     // A file may be in order at another time although nothing about it changes: its date comes, or
     // the system had no descriptor left.
     let mut failed = false;
@@ -96,8 +106,7 @@ fn run(store: &Weak<Shared>, events: &Receiver<Event>, mut eye: Eye, mut seen: L
         let now = eye.look();
         if failed || now != seen {
             let Some(store) = store.upgrade() else { return };
-            // What it finds wrong is logged there.
-            failed = store.reload().is_err();
+            failed = !store.reload();
             seen = now;
         }
         match events.recv_timeout(LOOK_EVERY) {
@@ -174,7 +183,7 @@ fn stamps(paths: &[PathBuf], directories: &mut BTreeSet<PathBuf>) -> Vec<(PathBu
             }
         } else {
             // A side file may come or go.
-            stamps.extend(files::may_belong_to(path).into_iter().map(look_at));
+            stamps.extend(may_belong_to(path).into_iter().map(look_at));
         }
     }
     stamps
@@ -244,7 +253,6 @@ const MOST_LINKS: usize = 40;
 mod tests {
     use bartizan_testkit::TestDir;
 
-    use super::super::files::{Place, Source};
     use super::*;
 
     /// Goes on by some time whenever it is asked.
@@ -280,15 +288,13 @@ mod tests {
     fn side_files_of_a_bundle_are_looked_at() {
         let dir = TestDir::new();
         dir.write("site.pem.rsa", "");
-        let mut config = Config::new();
-        let place = Place::Path(dir.join("site.pem"));
-        config.sources.push(Source { place, names: None });
-        let before = look(&config);
+        let paths = [dir.join("site.pem")];
+        let before = look(&paths);
         for file in ["site.pem.rsa.ocsp", "site.pem.ecdsa.key", "site.pem.issuer", "site.key"] {
             let written = dir.write(file, "new");
-            assert_ne!(look(&config), before, "{file}");
+            assert_ne!(look(&paths), before, "{file}");
             fs::remove_file(written).unwrap();
-            assert_eq!(look(&config), before, "{file}");
+            assert_eq!(look(&paths), before, "{file}");
         }
     }
 }
