@@ -29,6 +29,29 @@ pub enum SendError {
     /// CONNECT asks for a tunnel, which a pool of HTTP connections is not.
     #[error("CONNECT is not served")]
     Connect,
+
+    /// The request names no host, several, or what is none. The client's fault.
+    #[error("the request does not name one host, which it has to")]
+    BadHost,
+
+    /// The TLS handshake with the backend agreed on another protocol than the pool is set to.
+    #[error(
+        "the backend agreed on {agreed:?} by ALPN, but the pool is set to {wanted}; offer it only that"
+    )]
+    WrongProtocol {
+        /// What the pool is set to.
+        wanted: &'static str,
+        /// What was agreed on.
+        agreed: String,
+    },
+
+    /// The backend takes no HTTP/2 streams, though it accepts connections.
+    #[error("the backend takes no streams: raise its SETTINGS_MAX_CONCURRENT_STREAMS")]
+    NoStreams,
+
+    /// What new connections rest on was replaced each time before the request could be sent.
+    #[error("each new connection was outdated at once: are identities replaced all the time?")]
+    Outdated,
 }
 
 /// Why a request's body cannot be read. The client's fault.
@@ -52,6 +75,7 @@ pub enum ClientBodyError {
 /// | status | for |
 /// | --- | --- |
 /// | 400, 408 | a request body that is broken, or that stopped coming |
+/// | 400 | a request that does not name one host, where that is needed |
 /// | 405 | CONNECT |
 /// | 503 | no backend is eligible |
 /// | 504 | a backend that could not be connected to, or did not answer, in time |
@@ -79,6 +103,7 @@ fn known(error: &(dyn StdError + 'static)) -> Option<StatusCode> {
         return Some(match error {
             SendError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             SendError::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            SendError::BadHost => StatusCode::BAD_REQUEST,
             _ => StatusCode::BAD_GATEWAY,
         });
     }

@@ -4,6 +4,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
 
 use crate::SendError;
@@ -12,11 +13,13 @@ use crate::SendError;
 /// names, `Keep-Alive`, `Proxy-Connection`, `TE`, `Transfer-Encoding` and `Upgrade`.
 ///
 /// `Host` and `Content-Length` stay, also when `Connection` names them: without them the next hop
-/// would see another message.
+/// would see another message. Of `TE`, the word `trailers` stays: trailers are passed on, so the next
+/// hop may be told that they are welcome, and gRPC servers insist on it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
+    let trailers = takes_trailers(headers);
     // Removing from a map while reading it does not go; there is a `Connection` in few requests.
     let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
         .filter_map(|value| value.to_str().ok())
@@ -26,6 +29,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -42,6 +48,9 @@ pub(crate) fn to_origin<B>(
         return Err(SendError::Connect);
     }
     strip_hop_by_hop(request.headers_mut());
+    // It would need a `Connection: TE` beside it (RFC 9110 §10.1.4), and few servers of HTTP/1.1 have
+    // trailers to send.
+    request.headers_mut().remove(TE);
     if request.version() != Version::HTTP_11 {
         join_cookies(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
@@ -62,6 +71,60 @@ pub(crate) fn to_origin<B>(
         request.headers_mut().insert(HOST, host);
     }
     Ok(())
+}
+
+/// Makes of a request what an HTTP/2 origin server expects (RFC 9113 §8.3.1): an absolute target in
+/// place of `Host`. `TE: trailers` stays, the one thing that `TE` may say there.
+///
+/// # Errors
+///
+/// [`SendError::Connect`] for CONNECT, [`SendError::BadHost`] if `Host` cannot be an authority.
+pub(crate) fn to_h2<B>(
+    request: &mut Request<B>,
+    default_host: impl ToString,
+    secure: bool,
+) -> Result<(), SendError> {
+    if request.method() == Method::CONNECT {
+        return Err(SendError::Connect);
+    }
+    let authority = match authority(request)? {
+        Some(authority) => authority,
+        // The path of a Unix socket is none.
+        None => Authority::try_from(default_host.to_string())
+            .unwrap_or_else(|_| Authority::from_static("localhost")),
+    };
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(authority);
+    let path = request.uri().path_and_query().cloned();
+    parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| SendError::BadHost)?;
+    *request.version_mut() = Version::HTTP_2;
+    strip_hop_by_hop(request.headers_mut());
+    request.headers_mut().remove(HOST);
+    Ok(())
+}
+
+/// The one authority that a request names, without user information; `None` if it names none.
+///
+/// The target's wins over `Host` (RFC 9112 §3.2.2).
+pub(crate) fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, SendError> {
+    let mut fields = request.headers().get_all(HOST).iter();
+    let field = fields.next().map(HeaderValue::as_bytes).filter(|field| !field.is_empty());
+    if fields.next().is_some() {
+        return Err(SendError::BadHost);
+    }
+    let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let Some(named) = target.or(field) else { return Ok(None) };
+    let host = named.rsplit(|b| *b == b'@').next().unwrap_or(named);
+    Authority::try_from(host).map(Some).map_err(|_| SendError::BadHost)
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may split a cookie into several fields, HTTP/1.1 must not.
@@ -101,6 +164,42 @@ mod tests {
             map.append(name, value.parse().unwrap());
         }
         map
+    }
+
+    #[test]
+    fn what_http2_expects_is_an_absolute_target_and_no_field_for_one_hop() {
+        let plain = |uri: &str, host: Option<&str>| {
+            let mut request = Request::builder().uri(uri);
+            if let Some(host) = host {
+                request = request.header("host", host);
+            }
+            let mut request = request.header("connection", "close").body(()).unwrap();
+            let made = to_h2(&mut request, "10.0.0.1:80", false);
+            made.map(|()| (request.uri().to_string(), request.headers().clone()))
+        };
+        for (uri, host, expected) in [
+            ("/a?b", Some("example.com:8080"), "http://example.com:8080/a?b"),
+            ("/", None, "http://10.0.0.1:80/"),
+            ("/", Some(""), "http://10.0.0.1:80/"),
+            ("https://x@example.com/a", Some("other"), "http://example.com/a"),
+            ("http://example.com", None, "http://example.com/"),
+        ] {
+            let (uri, headers) = plain(uri, host).unwrap();
+            assert_eq!((uri.as_str(), headers.len()), (expected, 0));
+        }
+        assert!(matches!(plain("/", Some("a b")), Err(SendError::BadHost)));
+        let mut two = Request::get("/").header("host", "a").header("host", "b").body(()).unwrap();
+        assert!(matches!(to_h2(&mut two, "c", false), Err(SendError::BadHost)));
+    }
+
+    #[test]
+    fn te_says_trailers_or_nothing_over_http2() {
+        for (te, kept) in [("trailers", true), ("gzip, Trailers", true), ("gzip;q=1", false)] {
+            let mut request = Request::get("/").header("te", te).body(()).unwrap();
+            to_h2(&mut request, "/run/socket", true).unwrap();
+            assert_eq!(request.headers().get(TE).is_some_and(|te| te == "trailers"), kept, "{te}");
+            assert_eq!(*request.uri(), "https://localhost/");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod forwarded;
 pub mod fuzzing;
 mod headers;
 mod host_guard;
+mod per_host;
 mod pool;
 mod serve;
 mod text_or;
@@ -39,6 +40,9 @@ pub use error::{ClientBodyError, SendError, status_of};
 pub use forwarded::{Forwarded, ForwardedLayer};
 pub use headers::strip_hop_by_hop;
 pub use host_guard::{GuardFuture, HostGuard, HostGuardLayer};
-pub use pool::{Checkout, HttpPool, HttpPoolLayer, PooledBody, PooledConn, SendFuture};
+pub use per_host::{PerHost, PerHostFuture, PerHostLayer};
+pub use pool::{
+    BackendProtocol, Checkout, HttpPool, HttpPoolLayer, PooledBody, PooledConn, SendFuture,
+};
 pub use serve::{Answer, H2Executor, Reply, RequestBody, ServeHttp, ServeHttpError, Serving};
 pub use text_or::TextOr;

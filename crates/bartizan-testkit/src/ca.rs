@@ -64,6 +64,15 @@ impl TestCa {
         Self::root(params, KeyPair::generate().unwrap())
     }
 
+    /// A new self-signed certificate that issues others although it is not marked as an authority's:
+    /// what it issues may not be believed.
+    pub fn pretender(common_name: &str) -> Self {
+        let mut params = ca_params(common_name);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        Self::root(params, KeyPair::generate().unwrap())
+    }
+
     /// The same root with the same key, renewed: valid until `not_after`, to the second.
     ///
     /// # Panics
@@ -94,7 +103,10 @@ impl TestCa {
     ///
     /// What it issues carries it in its chain; what it trusts is the root above it.
     pub fn intermediate(&self, common_name: &str) -> Self {
-        let mut params = ca_params(common_name);
+        self.below(ca_params(common_name))
+    }
+
+    fn below(&self, mut params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let serial = serial_of(&key);
         params.serial_number = Some(serial.clone());
@@ -105,6 +117,18 @@ impl TestCa {
         Self { issuer, cert, intermediates, root, serial }
     }
 
+    /// A new authority under this one, as [`intermediate`](Self::intermediate) makes it, that is
+    /// valid until `not_after`, to the second.
+    ///
+    /// # Panics
+    ///
+    /// If it is before 1970.
+    pub fn intermediate_lasting(&self, common_name: &str, not_after: SystemTime) -> Self {
+        let mut params = ca_params(common_name);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(not_after);
+        self.below(params)
+    }
+
     /// Issues a certificate, with a new key.
     ///
     /// # Panics
@@ -112,6 +136,17 @@ impl TestCa {
     /// If a name in `leaf` is not ASCII.
     pub fn issue(&self, leaf: Leaf) -> Minted {
         let key = leaf.key.generate();
+        self.certify(leaf, key)
+    }
+
+    /// Issues a certificate for the key of another: a renewal that keeps it. The kind of key in
+    /// `leaf` does not count.
+    pub fn issue_with_key_of(&self, leaf: Leaf, other: &Minted) -> Minted {
+        let key = KeyPair::try_from(other.key.serialize_der().as_slice()).unwrap();
+        self.certify(leaf, key)
+    }
+
+    fn certify(&self, leaf: Leaf, key: KeyPair) -> Minted {
         let mut params = leaf.params;
         let serial = params.serial_number.get_or_insert_with(|| serial_of(&key)).clone();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
@@ -205,6 +240,11 @@ impl Minted {
     /// The key as DER (PKCS#8).
     pub fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
+    }
+
+    /// The public key as DER (SubjectPublicKeyInfo), which pins are digests of.
+    pub fn spki_der(&self) -> Vec<u8> {
+        rcgen::PublicKeyData::subject_public_key_info(&self.key)
     }
 
     /// A server that shows this chain, speaks TLS 1.2 and 1.3, chooses from `alpn` in its own

@@ -1,7 +1,8 @@
 //! Sending one request over a pooled connection.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,27 +15,32 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tower_service::Service;
 
+use super::h2::over_h2;
 use super::link::Upload;
 use super::upstream::Entry;
-use super::{PooledBody, Shared, connect};
+use super::{Line, PooledBody, Shared, obtain};
 use crate::SendError;
 use crate::headers::{strip_hop_by_hop, to_origin};
 
-/// A connection to a backend, for one request.
+/// A connection to a backend, for one request; over HTTP/2, room for a stream on one.
 ///
-/// Its call makes of the request what an HTTP/1.1 origin server expects, removes fields for one hop
-/// both ways, and answers when the response's head is there. A connection out of the pool that was
-/// closed before it took anything is replaced by a new one, once.
+/// Its call makes of the request what an origin server expects of it in the backend's version of
+/// HTTP, removes fields for one hop both ways, and answers when the response's head is there. A
+/// connection out of the pool that was closed before it took anything is replaced by another one,
+/// once. So is one that has become invalid since it was taken out
+/// ([`Validity`](bartizan_net::Validity)).
 ///
 /// # Errors
 ///
 /// A `BoxError` that is [`NotSent`] if the backend got no byte, with the request in it; that is
-/// [`Unanswered`] if no byte came back; or else a [`SendError`].
+/// [`Unanswered`] if no byte came back, or if the backend of an HTTP/2 connection says that it did
+/// not look at the request; or else a [`SendError`].
 pub struct PooledConn<D, B> {
-    entry: Option<Box<Entry<B>>>,
+    line: Option<Line<B>>,
     home: Home<B>,
-    // How to replace it, unless it is new.
-    redial: Option<D>,
+    // How to replace it.
+    dial: Option<D>,
+    spares: Spares,
 }
 
 /// Where a connection belongs.
@@ -50,14 +56,53 @@ impl<B> Home<B> {
         if !entry.is_done() {
             return Some(entry);
         }
-        self.pool.idle.put(self.backend.id(), entry);
+        let unwanted = if entry.validity.is_over() {
+            Some(entry)
+        } else {
+            self.pool.idle.put(self.backend.id(), entry)
+        };
+        if let Some(entry) = unwanted {
+            entry.close();
+        }
         None
     }
 }
 
+impl<B> Clone for Home<B> {
+    fn clone(&self) -> Self {
+        Self { backend: Arc::clone(&self.backend), pool: Arc::clone(&self.pool) }
+    }
+}
+
+/// How often a request may still be moved to another connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spares {
+    // What closes although it is new would close again.
+    stale: bool,
+    outdated: u8,
+}
+
+impl Spares {
+    fn new(fresh: bool) -> Self {
+        Self { stale: !fresh, outdated: OUTDATED }
+    }
+
+    /// Whether it may, because the connection was closed before it took anything.
+    pub(super) fn spend_for_stale(&mut self) -> bool {
+        mem::replace(&mut self.stale, false)
+    }
+
+    /// Whether it may, because the connection may be given no more requests.
+    pub(super) fn spend_for_outdated(&mut self) -> bool {
+        let left = self.outdated.checked_sub(1);
+        self.outdated = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
 impl<D, B> PooledConn<D, B> {
-    pub(super) fn new(entry: Box<Entry<B>>, home: Home<B>, redial: Option<D>) -> Self {
-        Self { entry: Some(entry), home, redial }
+    pub(super) fn new(line: Line<B>, home: Home<B>, dial: D, fresh: bool) -> Self {
+        Self { line: Some(line), home, dial: Some(dial), spares: Spares::new(fresh) }
     }
 }
 
@@ -65,7 +110,7 @@ impl<D, B> fmt::Debug for PooledConn<D, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PooledConn")
             .field("backend", &self.home.backend.name())
-            .field("fresh", &self.redial.is_none())
+            .field("spares", &self.spares)
             .finish_non_exhaustive()
     }
 }
@@ -73,7 +118,7 @@ impl<D, B> fmt::Debug for PooledConn<D, B> {
 /// A connection that was taken and not used goes back.
 impl<D, B> Drop for PooledConn<D, B> {
     fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
+        if let Some(Line::Own(entry)) = self.line.take() {
             drop(self.home.take_back(entry));
         }
     }
@@ -102,37 +147,82 @@ where
     /// # Panics
     ///
     /// When called a second time: the connection is for one request.
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let mut entry = self.entry.take().expect("a pooled connection takes one request");
-        let home =
-            Home { backend: Arc::clone(&self.home.backend), pool: Arc::clone(&self.home.pool) };
-        if let Err(error) = to_origin(&mut request, home.backend.address()) {
-            drop(home.take_back(entry));
-            return Box::pin(std::future::ready(Err(error.into())));
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let taken = self.line.take().zip(self.dial.take());
+        let (line, dial) = taken.expect("a pooled connection takes one request");
+        let (home, spares) = (self.home.clone(), self.spares);
+        match line {
+            Line::Own(entry) => over_h1(entry, request, home, dial, spares),
+            Line::Shared(slot) => over_h2(slot, request, home, dial, spares),
         }
-        let mut redial = self.redial.take();
-        // One block, not a function: an async function keeps its arguments twice.
-        Box::pin(async move {
-            loop {
-                let answered = entry.link.bytes_read();
-                let failed = match exchange(&mut entry, request).await {
-                    Ok(response) => return accept(response, entry, home),
-                    Err(failed) => failed,
-                };
-                let (unsent, error) = sort(failed, &entry, answered)?;
-                request = unsent;
-                let Some(dial) = redial.take() else {
-                    return Err(NotSent::new(request, error.into()).into());
-                };
-                tracing::debug!(backend = %home.backend.name(), %error, "dialling anew");
-                let backend = Arc::clone(&home.backend);
-                entry = match connect(dial, backend, home.pool.settings).await {
-                    Ok(entry) => entry,
-                    Err(error) => return Err(NotSent::new(request, error).into()),
-                };
-            }
-        })
     }
+}
+
+/// Sends the request over `entry`, or elsewhere should that not take it.
+fn over_h1<D, B>(
+    mut entry: Box<Entry<B>>,
+    mut request: Request<B>,
+    home: Home<B>,
+    dial: D,
+    mut spares: Spares,
+) -> SendFuture<B>
+where
+    D: Service<Arc<Backend>, Response: DialledStream>,
+    D: Clone + Send + 'static,
+    D::Future: Send,
+    D::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
+    if entry.validity.is_over() {
+        entry.close();
+        if !spares.spend_for_outdated() {
+            let error = NotSent::new(request, SendError::Outdated.into());
+            return Box::pin(ready(Err(error.into())));
+        }
+        return replace(request, home, dial, spares);
+    }
+    if let Err(error) = to_origin(&mut request, home.backend.address()) {
+        drop(home.take_back(entry));
+        return Box::pin(ready(Err(error.into())));
+    }
+    // One block, not a function: an async function keeps its arguments twice.
+    Box::pin(async move {
+        let answered = entry.link.bytes_read();
+        let failed = match exchange(&mut entry, request).await {
+            Ok(response) => return accept(response, |body| PooledBody::own(body, entry, home)),
+            Err(failed) => failed,
+        };
+        let (request, error) = sort(failed, &entry, answered)?;
+        drop(entry);
+        if !spares.spend_for_stale() {
+            return Err(NotSent::new(request, error.into()).into());
+        }
+        tracing::debug!(backend = %home.backend.name(), %error, "dialling anew");
+        replace(request, home, dial, spares).await
+    })
+}
+
+/// Sends the request over another connection.
+pub(super) fn replace<D, B>(
+    request: Request<B>,
+    home: Home<B>,
+    dial: D,
+    spares: Spares,
+) -> SendFuture<B>
+where
+    D: Service<Arc<Backend>, Response: DialledStream>,
+    D: Clone + Send + 'static,
+    D::Future: Send,
+    D::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
+    Box::pin(async move {
+        match obtain(dial.clone(), home.clone()).await {
+            Ok(Line::Own(entry)) => over_h1(entry, request, home, dial, spares).await,
+            Ok(Line::Shared(slot)) => over_h2(slot, request, home, dial, spares).await,
+            Err(error) => Err(NotSent::new(request, error).into()),
+        }
+    })
 }
 
 enum Failed<B> {
@@ -181,16 +271,19 @@ fn sort<B>(
     }
 }
 
-fn accept<B>(
+pub(super) fn accept<B>(
     response: Response<Incoming>,
-    entry: Box<Entry<B>>,
-    home: Home<B>,
+    body: impl FnOnce(Incoming) -> PooledBody<B>,
 ) -> Result<Response<PooledBody<B>>, BoxError> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(SendError::UnaskedUpgrade.into());
     }
-    let mut response = response.map(|body| PooledBody::new(body, entry, home));
+    let mut response = response.map(body);
     *response.version_mut() = Version::HTTP_11;
     strip_hop_by_hop(response.headers_mut());
     Ok(response)
 }
+
+/// Enough for identities that are replaced while a connection is made; as often in a row, something
+/// replaces them all the time.
+const OUTDATED: u8 = 3;

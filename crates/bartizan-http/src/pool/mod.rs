@@ -1,10 +1,14 @@
-//! HTTP/1.1 connections to backends, kept alive.
+//! HTTP connections to backends, kept alive.
+//!
+//! An HTTP/1.1 connection is in the hands of one request or of the pool. An HTTP/2 connection
+//! ([`h2`]) stays in the pool, which knows how many streams it has, and hands out room for one.
 //!
 //! `hyper_util::client::pool` was not taken: it has no idle expiry, no cap, and types without names.
 
 mod bell;
 mod body;
 mod conn;
+mod h2;
 mod link;
 mod shelf;
 mod sweep;
@@ -15,20 +19,24 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bartizan_balance::Backend;
 use bartizan_net::{BoxError, DialledStream};
 use http_body::Body;
+use tokio::io::AsyncWrite;
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use body::PooledBody;
 pub use conn::{PooledConn, SendFuture};
+#[cfg(fuzzing)]
+pub(crate) use h2::{Announced, FrameReader};
 
-use crate::RequestBody;
+use crate::{RequestBody, SendError};
 use conn::Home;
+use h2::{Conn, Lines, Slot};
 use shelf::Shelf;
 use upstream::Entry;
 
@@ -40,6 +48,7 @@ pub struct HttpPoolLayer {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
+    protocol: BackendProtocol,
     response_timeout: Duration,
     idle_timeout: Duration,
     max_idle: usize,
@@ -49,6 +58,7 @@ impl HttpPoolLayer {
     /// A pool with the defaults.
     pub fn new() -> Self {
         let settings = Settings {
+            protocol: BackendProtocol::default(),
             response_timeout: RESPONSE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             max_idle: MAX_IDLE,
@@ -56,9 +66,18 @@ impl HttpPoolLayer {
         Self { settings }
     }
 
+    /// What is spoken with the backends. Default: HTTP/1.1.
+    pub fn protocol(mut self, protocol: BackendProtocol) -> Self {
+        self.settings.protocol = protocol;
+        self
+    }
+
     /// The longest silence of a backend, before and within an answer. Default: 60 s.
     ///
-    /// While the client has still to send more of its body, the backend may be silent.
+    /// While the client has still to send more of its body, the backend may be silent. Over HTTP/2
+    /// each stream has its own silence, and one that was silent for too long is reset. The others
+    /// go on; but a connection on which nothing came at all in that time gets no more requests. A
+    /// new connection's settings have to come within this time as well.
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.settings.response_timeout = limit;
         self
@@ -76,11 +95,39 @@ impl HttpPoolLayer {
     /// How many unused connections are kept per backend, and per thread on a multi-thread runtime.
     /// Default: 512.
     ///
-    /// This is no limit on connections in use.
+    /// This is no limit on connections in use, nor on HTTP/2 connections: there are no more of those
+    /// than were needed at once, and they expire.
     pub fn max_idle_per_backend(mut self, count: usize) -> Self {
         self.settings.max_idle = count;
         self
     }
+
+    /// The pool over `dial`, for requests with bodies of the type `B`: where they do not come from
+    /// [`ServeHttp`](crate::ServeHttp). As a layer, it makes pools for [`RequestBody`].
+    pub fn pool<D, B>(&self, dial: D) -> HttpPool<D, B> {
+        HttpPool::with_settings(dial, self.settings)
+    }
+}
+
+/// The version of HTTP that is spoken with backends.
+///
+/// Over HTTP/2, many requests share a connection: as many as the backend takes at once
+/// (`SETTINGS_MAX_CONCURRENT_STREAMS`), and beyond that there is another connection. A backend that
+/// wants no more requests (`GOAWAY`) gets none. Requests carry the scheme `https` over TLS and
+/// `http` otherwise, and the client's `Host` as `:authority`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendProtocol {
+    /// HTTP/1.1. A TLS stream that agreed on `h2` is a [`SendError::WrongProtocol`].
+    #[default]
+    Http1,
+    /// HTTP/2, in the clear without asking first (RFC 9113 §3.3), or over TLS. A TLS stream that
+    /// agreed on something else is a [`SendError::WrongProtocol`].
+    Http2,
+    /// What the TLS handshake agreed on by ALPN; HTTP/1.1 if that was nothing, as in the clear.
+    ///
+    /// Until a backend is known to speak HTTP/2, simultaneous requests each dial.
+    Auto,
 }
 
 impl Default for HttpPoolLayer {
@@ -97,11 +144,16 @@ impl<D> Layer<D> for HttpPoolLayer {
     }
 }
 
-/// A dial service of HTTP/1.1 connections: the one used last if there is one, else a new one.
+/// A dial service of HTTP connections: the one used last if there is one, else a new one.
 ///
 /// It answers with a [`PooledConn`] for one request, which comes back to the pool at the end of the
 /// response's body. Clones share the pool. On a multi-thread runtime, each thread looks through its
 /// own part first, so that threads seldom wait for each other; with one pool per worker, never.
+/// What is shared by requests anyway, HTTP/2 connections, is in one part.
+///
+/// A connection whose [`Validity`](bartizan_net::Validity) is over gets no request any more. What
+/// is under way on it ends normally, and it closes then. Connections that are closed while nothing
+/// is under way say goodbye first, which over TLS is a `close_notify`.
 pub struct HttpPool<D, B = RequestBody> {
     dial: D,
     shared: Arc<Shared<B>>,
@@ -110,7 +162,45 @@ pub struct HttpPool<D, B = RequestBody> {
 pub(crate) struct Shared<B> {
     settings: Settings,
     idle: Shelf<Box<Entry<B>>>,
+    lines: Lines<B>,
     swept: AtomicBool,
+}
+
+impl<B> Shared<B> {
+    /// A connection that can take a request at once.
+    fn take(&self, backend: &Backend) -> Option<Line<B>> {
+        if self.settings.protocol != BackendProtocol::Http1
+            && let Some(slot) = self.lines.take(backend.id())
+        {
+            return Some(Line::Shared(slot));
+        }
+        while let Some(mut entry) = self.idle.take(backend.id()) {
+            if entry.is_ready() && !entry.validity.is_over() {
+                return Some(Line::Own(entry));
+            }
+            entry.close();
+        }
+        None
+    }
+}
+
+/// Whoever keeps a pool no longer closes what is idle in it.
+impl<B> Drop for Shared<B> {
+    fn drop(&mut self) {
+        self.idle.extract(|_| false).into_iter().for_each(|entry| entry.close());
+    }
+}
+
+/// A connection in the hands of one request, or room on one that is shared.
+pub(crate) enum Line<B> {
+    Own(Box<Entry<B>>),
+    Shared(Slot<B>),
+}
+
+/// A new connection.
+pub(crate) enum Connected<B> {
+    H1(Box<Entry<B>>),
+    H2(Conn<B>),
 }
 
 impl<D, B> HttpPool<D, B> {
@@ -120,8 +210,12 @@ impl<D, B> HttpPool<D, B> {
     }
 
     fn with_settings(dial: D, settings: Settings) -> Self {
-        let shared =
-            Shared { settings, idle: Shelf::new(settings.max_idle), swept: AtomicBool::new(false) };
+        let shared = Shared {
+            settings,
+            idle: Shelf::new(settings.max_idle),
+            lines: Lines::new(),
+            swept: AtomicBool::new(false),
+        };
         Self { dial, shared: Arc::new(shared) }
     }
 }
@@ -158,36 +252,74 @@ where
     fn call(&mut self, backend: Arc<Backend>) -> Self::Future {
         let home = Home { backend, pool: Arc::clone(&self.shared) };
         let dial = self.dial.clone();
-        while let Some(mut entry) = home.pool.idle.take(home.backend.id()) {
-            if entry.is_ready() {
-                let conn = PooledConn::new(entry, home, Some(dial));
-                return Checkout { inner: Inner::Hit(Some(conn)) };
-            }
+        if let Some(line) = home.pool.take(&home.backend) {
+            let conn = PooledConn::new(line, home, dial, false);
+            return Checkout { inner: Inner::Hit(Some(conn)) };
         }
         Checkout {
             inner: Inner::Dial(Box::pin(async move {
                 home.pool.start_sweeping();
-                let entry = connect(dial, Arc::clone(&home.backend), home.pool.settings).await?;
-                Ok(PooledConn::new(entry, home, None))
+                let line = obtain(dial.clone(), home.clone()).await?;
+                // One that is shared need not be new.
+                let fresh = matches!(line, Line::Own(_));
+                Ok(PooledConn::new(line, home, dial, fresh))
             })),
         }
     }
 }
 
-/// Dials, and starts HTTP/1.1 over what was dialled.
+/// A new connection, or room on one that is shared.
+async fn obtain<D, B>(dial: D, home: Home<B>) -> Result<Line<B>, BoxError>
+where
+    D: Service<Arc<Backend>, Response: DialledStream>,
+    D: Clone + Send + 'static,
+    D::Future: Send,
+    D::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
+    if home.pool.settings.protocol != BackendProtocol::Http1 {
+        return h2::share(dial, home).await;
+    }
+    let connected = connect(dial, Arc::clone(&home.backend), home.pool.settings).await?;
+    Ok(home.pool.lines.admit(home.backend.id(), connected)?)
+}
+
+/// Dials, and starts HTTP over what was dialled.
 pub(crate) async fn connect<D, B>(
     mut dial: D,
     backend: Arc<Backend>,
     settings: Settings,
-) -> Result<Box<Entry<B>>, BoxError>
+) -> Result<Connected<B>, BoxError>
 where
     D: Service<Arc<Backend>, Response: DialledStream>,
     D::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     poll_fn(|cx| dial.poll_ready(cx)).await.map_err(Into::into)?;
-    let io = dial.call(backend).await.map_err(Into::into)?;
-    upstream::start(io, &settings).await
+    let mut io = dial.call(backend).await.map_err(Into::into)?;
+    match settings.protocol.over(io.alpn()) {
+        Ok(true) => Ok(Connected::H2(h2::start(io, &settings).await?)),
+        Ok(false) => Ok(Connected::H1(upstream::start(io, &settings).await?)),
+        Err(error) => {
+            // Over TLS it says goodbye, as far as the socket takes that at once.
+            let _ = Pin::new(&mut io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            Err(error.into())
+        }
+    }
+}
+
+impl BackendProtocol {
+    /// Whether HTTP/2 is spoken over a stream that has agreed on this.
+    fn over(self, alpn: Option<&[u8]>) -> Result<bool, SendError> {
+        let wanted = match (self, alpn) {
+            (Self::Http1, Some(b"h2")) => "HTTP/1.1",
+            (Self::Http2, Some(agreed)) if agreed != b"h2" => "HTTP/2",
+            (Self::Http2, _) | (Self::Auto, Some(b"h2")) => return Ok(true),
+            _ => return Ok(false),
+        };
+        let agreed = String::from_utf8_lossy(alpn.unwrap_or_default()).into_owned();
+        Err(SendError::WrongProtocol { wanted, agreed })
+    }
 }
 
 /// Resolves to a connection out of the pool, or to a new one.
@@ -234,4 +366,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_IDLE: usize = 512;
 
 #[cfg(test)]
+mod test_dial;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod validity_tests;

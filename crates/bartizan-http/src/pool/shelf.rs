@@ -33,23 +33,27 @@ impl<T> Shelf<T> {
         (0..count).find_map(|i| lock(&self.parts[(own + i) % count]).get_mut(&id)?.pop())
     }
 
-    /// Puts an entry in; drops it when its stack is full.
-    pub(crate) fn put(&self, id: BackendId, entry: T) {
+    /// Puts an entry in; gives it back when its stack is full.
+    pub(crate) fn put(&self, id: BackendId, entry: T) -> Option<T> {
         let mut part = lock(&self.parts[own_part() % self.parts.len()]);
         let stack = part.entry(id).or_default();
         if stack.len() < self.cap {
             stack.push(entry);
+            return None;
         }
+        Some(entry)
     }
 
-    /// Drops what `keep` does not want, and forgets backends that have nothing left.
-    pub(crate) fn retain(&self, mut keep: impl FnMut(&mut T) -> bool) {
+    /// Takes out what `keep` does not want, and forgets backends that have nothing left.
+    pub(crate) fn extract(&self, mut keep: impl FnMut(&mut T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
         for part in &self.parts {
             lock(part).retain(|_, stack| {
-                stack.retain_mut(&mut keep);
+                taken.extend(stack.extract_if(.., |entry| !keep(entry)));
                 !stack.is_empty()
             });
         }
+        taken
     }
 }
 
@@ -72,7 +76,7 @@ fn own_part() -> usize {
 
 /// Spreads numbers that count up. Nobody outside chooses them, so they need no keyed hash.
 #[derive(Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
@@ -110,7 +114,7 @@ mod tests {
     fn gives_back_the_last_one_first_and_only_of_that_backend() {
         let (shelf, a, b) = (Shelf::new(8), id(), id());
         for n in 0..3 {
-            shelf.put(a, n);
+            assert_eq!(shelf.put(a, n), None);
         }
         assert_eq!(shelf.take(b), None);
         assert_eq!(
@@ -122,11 +126,9 @@ mod tests {
     #[test]
     fn a_full_stack_takes_no_more_and_retain_makes_room() {
         let (shelf, a) = (Shelf::new(2), id());
-        for n in 0..3 {
-            shelf.put(a, n);
-        }
-        shelf.retain(|n| *n != 0);
-        shelf.put(a, 3);
+        assert_eq!([shelf.put(a, 0), shelf.put(a, 1), shelf.put(a, 2)], [None, None, Some(2)]);
+        assert_eq!(shelf.extract(|n| *n != 0), [0]);
+        assert_eq!(shelf.put(a, 3), None);
         assert_eq!([shelf.take(a), shelf.take(a), shelf.take(a)], [Some(3), Some(1), None]);
     }
 

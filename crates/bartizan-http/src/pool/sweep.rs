@@ -29,7 +29,11 @@ async fn sweep<B: Body<Data: Send> + Send + 'static>(pool: Weak<Shared<B>>, peri
         let used_lately =
             |entry: &Entry<B>| now.saturating_duration_since(entry.link.last_io()) < limit;
         // A connection that the backend has closed shows when it is driven, and goes as well.
-        pool.idle.retain(|entry| used_lately(entry) && entry.is_ready());
+        let over = pool
+            .idle
+            .extract(|entry| used_lately(entry) && entry.is_ready() && !entry.validity.is_over());
+        over.into_iter().for_each(|entry| entry.close());
+        pool.lines.sweep(now, limit);
     }
 }
 

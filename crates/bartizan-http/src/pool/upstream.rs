@@ -9,16 +9,15 @@
 //! a waker that does nothing, and the connection with a [`Bell`].
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bartizan_net::{BoxError, IdleTimer};
+use bartizan_net::{BoxError, DialledStream, IdleTimer, Validity};
 use http_body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::coop::has_budget_remaining;
+use tokio::task::coop::{has_budget_remaining, unconstrained};
 use tokio::time::Instant;
 
 use super::Settings;
@@ -32,6 +31,8 @@ pub(crate) struct Entry<B> {
     // For the silence of the backend. It goes from request to request, so that a request costs no
     // timer of its own.
     pub(crate) silence: IdleTimer,
+    // Until when it may be given requests.
+    pub(crate) validity: Validity,
     conn: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>,
     bell: Bell,
     closed: bool,
@@ -108,6 +109,23 @@ impl<B> Entry<B> {
         true
     }
 
+    /// Closes a connection that nothing is under way on, in its own way: TLS says goodbye.
+    ///
+    /// Without waiting, since a socket that nothing is written to takes the little there is to say.
+    /// A backend that takes not even that will not miss it.
+    pub(crate) fn close(self) {
+        let Self { send, mut conn, closed, .. } = self;
+        // It ends when nobody can send a request any more.
+        drop(send);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..if closed { 0 } else { TURNS } {
+            // Constrained, it would do nothing at the end of a task's turn.
+            if pin!(unconstrained(conn.as_mut())).poll(&mut cx).is_ready() {
+                return;
+            }
+        }
+    }
+
     /// Expires when the backend was silent for too long, not counting waits for the client.
     pub(crate) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.silence.poll_expired(cx).is_ready() {
@@ -125,10 +143,11 @@ impl<B> Entry<B> {
 
 pub(crate) async fn start<IO, B>(io: IO, settings: &Settings) -> Result<Box<Entry<B>>, BoxError>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: DialledStream,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let link = Arc::new(Link::new());
+    let validity = io.validity();
     let io = LinkIo { io, link: Arc::clone(&link) };
     let (send, conn) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
     let silence = IdleTimer::new(settings.response_timeout);
@@ -137,6 +156,7 @@ where
         send,
         link,
         silence,
+        validity,
         conn: Box::pin(conn),
         bell: Bell::new(),
         closed: false,

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use rcgen::{
-    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, RsaKeySize,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, RsaKeySize, SanType, SerialNumber,
 };
 
-use super::since_epoch;
+use super::{Minted, serial_of, since_epoch};
 
 /// What a certificate is to say. Default: P-256, valid from 1975 to 4096.
 #[derive(Clone, Debug)]
@@ -119,6 +119,21 @@ impl Leaf {
         self
     }
 
+    /// Marks it as an authority's, as `openssl req -x509` does with what it signs itself.
+    pub fn marked_as_authority(mut self) -> Self {
+        self.params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self
+    }
+
+    /// Signs it with its own, new key, so that nobody but itself has issued it.
+    pub fn self_signed(self) -> Minted {
+        let key = self.key.generate();
+        let mut params = self.params;
+        let serial = params.serial_number.get_or_insert_with(|| serial_of(&key)).clone();
+        let cert = params.self_signed(&key).unwrap();
+        Minted { chain: vec![cert], key, serial }
+    }
+
     /// Good for servers (EKU `serverAuth`), beside what it is already good for.
     pub fn for_servers(self) -> Self {
         self.usage(ExtendedKeyUsagePurpose::ServerAuth)
@@ -154,6 +169,10 @@ pub enum KeyType {
     P256,
     /// ECDSA on P-384.
     P384,
+    /// ECDSA on P-521.
+    P521,
+    /// Ed25519.
+    Ed25519,
     /// RSA with 2048 bits. Takes up to a second to mint in an unoptimised build.
     Rsa2048,
 }
@@ -163,6 +182,8 @@ impl KeyType {
         match self {
             Self::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             Self::P384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+            Self::P521 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512),
+            Self::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
             Self::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
         }
         .unwrap()

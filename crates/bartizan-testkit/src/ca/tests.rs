@@ -290,3 +290,29 @@ fn ocsp_responses_for_openssl() {
         std::fs::write(dir.join(name), ca.ocsp(&site, ocsp)).unwrap();
     }
 }
+
+#[test]
+fn what_is_self_signed_has_issued_itself_and_a_renewal_may_keep_its_key() {
+    let anchored = |root: &CertificateDer<'_>, leaf: &CertificateDer<'_>| {
+        let anchor = webpki::anchor_from_trusted_cert(root).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(2_000_000_000));
+        let usage = webpki::KeyUsage::server_auth();
+        let all = provider().signature_verification_algorithms.all;
+        let leaf = webpki::EndEntityCert::try_from(leaf).unwrap();
+        leaf.verify_for_usage(all, &[anchor], &[], now, usage, None, None).map(drop)
+    };
+    let own = Leaf::server("a.test").self_signed();
+    assert_eq!(anchored(own.cert_der(), own.cert_der()), Ok(()));
+    let marked = Leaf::server("a.test").marked_as_authority().self_signed();
+    let refused = anchored(marked.cert_der(), marked.cert_der());
+    assert_eq!(refused, Err(webpki::Error::CaUsedAsEndEntity));
+    let pretender = TestCa::pretender("pretender");
+    let issued = pretender.issue(Leaf::server("a.test"));
+    assert_eq!(anchored(pretender.cert_der(), issued.cert_der()), Ok(()), "webpki does not ask");
+
+    let ca = TestCa::new("root");
+    let leaf = ca.issue(Leaf::server("a.test"));
+    let renewed = ca.issue_with_key_of(Leaf::server("b.test"), &leaf);
+    assert_eq!(renewed.key_der(), leaf.key_der());
+    assert_ne!(renewed.cert_der(), leaf.cert_der());
+}
