@@ -20,6 +20,7 @@ BIG = 16 * 2**20
 # What the work is, in the unit that its cost is printed by.
 UNITS = {
     "terminate-small": "request",
+    "reencrypt-small": "request",
     "handshake-full": "connection",
     "passthrough-small": "request",
     "passthrough-connect": "connection",
@@ -65,7 +66,7 @@ def nginx(folder, both, ports):
     """Servers of 1 KiB at `/` and of 16 MiB at `/big`: the first three in the clear, the others over TLS."""
     (folder / "big").write_bytes(bytes(BIG))
     temp = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    tls = f" ssl; ssl_certificate {both}; ssl_certificate_key {both}"
+    tls = f" ssl; ssl_certificate {both}; ssl_certificate_key {both}; ssl_client_certificate {both}; ssl_verify_client optional_no_ca"
     servers = "".join(
         f"server {{ listen 127.0.0.1:{p}{tls if i >= 3 else ''}; root {folder}; location / {{ return 200 '{'x' * 1024}'; }} location /big {{ }} }}"
         for i, p in enumerate(ports)
@@ -82,6 +83,9 @@ def bartizan(work, folder, both, port, ports):
     common = [PROXY, "--listen", f"127.0.0.1:{port}", "--workers", "1"]
     if work.startswith("passthrough"):
         return [*common, "--mode", "passthrough", "--route", "localhost=pass:" + ",".join(f"127.0.0.1:{p}" for p in ports[3:])]
+    if work.startswith("reencrypt"):
+        tls = ["--mode", "reencrypt", "--backend-ca", both, "--backend-name", "localhost", "--backend-cert", both]
+        return [*common, *tls, "--certs", both, *(x for p in ports[3:] for x in ("--backend", f"127.0.0.1:{p}"))]
     return [*common, "--certs", both, *(x for p in ports[:3] for x in ("--backend", f"127.0.0.1:{p}"))]
 
 
@@ -94,8 +98,10 @@ def haproxy(work, folder, both, port, ports):
                         "  tcp-request content accept if { req_ssl_hello_type 1 }\n  use_backend b if { req_ssl_sni -i localhost }\n"
                         f"backend b\n  balance roundrobin\n{servers(ports[3:])}")
     else:
-        conf.write_text(f"{common}  mode http\n  http-reuse always\n  option forwardfor\n"
-                        f"listen f\n  bind 127.0.0.1:{port} ssl crt {both} alpn h2,http/1.1\n  balance roundrobin\n{servers(ports[:3])}")
+        again = work.startswith("reencrypt")
+        tls = f"  default-server ssl verify required ca-file {both} crt {both} sni str(localhost) verifyhost localhost\n" if again else ""
+        conf.write_text(f"{common}{tls}  mode http\n  http-reuse always\n  option forwardfor\n"
+                        f"listen f\n  bind 127.0.0.1:{port} ssl crt {both} alpn h2,http/1.1\n  balance roundrobin\n{servers(ports[3:] if again else ports[:3])}")
     return ["haproxy", "-db", "-f", conf]
 
 

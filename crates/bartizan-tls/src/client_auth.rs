@@ -8,14 +8,11 @@ use bartizan_net::ClientAuthMode;
 
 use crate::load::LoadError;
 use crate::pem_source::PemSource;
+use crate::trust::{CrlDepth, CrlExpiry, CrlRules, TrustNotice, UnknownRevocation};
 
-mod crl;
-mod notice;
 mod policy;
-mod roots;
 mod verifier;
 
-pub use notice::{TrustConcern, TrustNotice};
 pub(crate) use policy::ClientPolicy;
 
 /// What is asked of clients: a certificate or not, issued by whom, and revoked by whom.
@@ -65,13 +62,6 @@ struct Trust {
     ca: PemSource,
     crls: Vec<PemSource>,
     rules: CrlRules,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct CrlRules {
-    expiry: CrlExpiry,
-    depth: CrlDepth,
-    unknown: UnknownRevocation,
 }
 
 impl ClientAuth {
@@ -157,43 +147,6 @@ impl ClientAuth {
         }
         self
     }
-}
-
-/// What a revocation list means after its next update was due.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum CrlExpiry {
-    /// It no longer tells who is revoked: clients with a certificate of its issuer are refused,
-    /// whatever [`UnknownRevocation`] says, until there is a newer one. The default, and what
-    /// HAProxy and nginx do.
-    #[default]
-    Enforce,
-    /// It goes on to count: whom it lists is refused, all others are not.
-    ///
-    /// What was revoked since is let in, for as long as nobody notices that the list is old.
-    Ignore,
-}
-
-/// Which certificates of a client's chain are looked up in revocation lists.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum CrlDepth {
-    /// The client's own and the intermediate ones up to, but without, the trusted one. The default.
-    #[default]
-    Chain,
-    /// The client's own alone. An intermediate authority that was revoked goes on to count.
-    Leaf,
-}
-
-/// What happens to a client when there are revocation lists, but none of an issuer in its chain.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum UnknownRevocation {
-    /// It is refused. The default.
-    #[default]
-    Deny,
-    /// What no list covers counts as not revoked.
-    Allow,
 }
 
 #[cfg(test)]

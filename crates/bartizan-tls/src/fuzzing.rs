@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::der::{BadDer, Elements};
 use crate::key::{Format, KeyDer};
 use crate::{CertStore, ClientAuth, LoadError, StapleProblem};
-use crate::{ocsp, peer, pem, tickets};
+use crate::{ocsp, peer, pem, signer, tickets};
 use bartizan_net::{HostPattern, fold_host};
 
 /// The sections of PEM text that are read: number, label, content.
@@ -130,6 +130,11 @@ pub fn client_chain(session: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
 pub fn choose(store: &CertStore, hello: &ClientHello<'_>) -> Option<(String, bool)> {
     let chosen = store.current().choose(hello, store.now()).ok()?;
     Some((chosen.entry.source.to_string(), chosen.is_default))
+}
+
+/// The request to a key server that `bytes` begin with, written once more.
+pub fn signing_request(bytes: &[u8]) -> Option<Vec<u8>> {
+    signer::rewritten(bytes)
 }
 
 fn label(format: Format) -> &'static str {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use bartizan_net::{ErrorChain, Superseded};
 
 use crate::watch::{self, Look, Reload, Watching};
-use crate::{LoadError, SystemRootsError};
+use crate::{BadSpiffeId, LoadError, SystemRootsError};
 
 /// Where a value comes from.
 pub(crate) trait Source: Send + Sync + 'static {
@@ -50,10 +50,16 @@ struct Shared<S: Source> {
 impl<S: Source> Generations<S> {
     /// Reads the first one.
     pub(crate) fn load(source: S) -> Result<Self, SourceError> {
-        let first = Generation { value: source.load()?, number: 1, superseded: Superseded::new() };
+        let first = source.load()?;
+        Ok(Self::starting_with(first, source))
+    }
+
+    /// The first one is at hand, as it is for a source without files.
+    pub(crate) fn starting_with(value: S::Value, source: S) -> Self {
+        let first = Generation { value, number: 1, superseded: Superseded::new() };
         let current = ArcSwap::from_pointee(first);
         let (failure, watching) = (Mutex::default(), OnceLock::new());
-        Ok(Self { shared: Arc::new(Shared { source, current, failure, watching }) })
+        Self { shared: Arc::new(Shared { source, current, failure, watching }) }
     }
 
     /// Reads the first one, and a further one whenever a file changes, until the last handle is gone.
@@ -155,6 +161,38 @@ pub enum SourceError {
     /// The operating system trusts nobody.
     #[error(transparent)]
     SystemRoots(#[from] SystemRootsError),
+
+    /// Nobody is named who could vouch for a backend.
+    #[error(
+        "no roots to verify backends by; name a file of authorities, take those of the system, or \
+         choose to go by pins alone"
+    )]
+    NoRoots,
+
+    /// To go by pins alone takes one at least.
+    #[error("no pin to verify backends by; add the SHA-256 digest of the backend's public key")]
+    NoPins,
+
+    /// The name that certificates are to be for is none.
+    #[error(
+        "`{name}` is neither a host name nor an IP address, so no certificate is for it; correct \
+         it (without a wildcard, a port or brackets)"
+    )]
+    BadName {
+        /// The name.
+        name: String,
+    },
+
+    /// A SPIFFE ID or trust domain is none.
+    #[error(transparent)]
+    BadSpiffeId(#[from] BadSpiffeId),
+
+    /// Certificates are to be judged by their names and by their SPIFFE IDs.
+    #[error(
+        "both names and SPIFFE IDs are set to verify backends by, of which one decides; leave out \
+         the others"
+    )]
+    NamesAndSpiffe,
 
     /// Changes of files cannot be noticed.
     #[error(

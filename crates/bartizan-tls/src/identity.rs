@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::load::{self, LoadError, LoadProblem};
 use crate::pem::{self, Pem};
+use crate::signer::RemoteSigner;
 use crate::store::{Chains, Entry, Parts};
 
 /// A certificate chain with its private key: what a server proves its name with.
@@ -72,6 +73,47 @@ impl Identity {
         Self::build(pem::parse(Path::new(name), text)?, None, clock)
     }
 
+    /// Reads leaf and chain out of PEM text, for a key that lives elsewhere: `signer` signs. `name`
+    /// stands for the file in errors.
+    ///
+    /// `signer` is a signing service such as [`UnixSigner`](crate::UnixSigner), or a [`RemoteSigner`]
+    /// with another deadline than 2 s. It is not asked before the first handshake.
+    ///
+    /// The chain is in any order. The leaf is the first certificate that is no authority's.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] says which section, and what is wrong. A private key is: where the key lies
+    /// beside the certificate it is no more apart.
+    pub fn with_signer(
+        name: &str,
+        chain_pem: &[u8],
+        signer: impl Into<RemoteSigner>,
+    ) -> Result<Self, LoadError> {
+        let chain = pem::parse(Path::new(name), chain_pem)?;
+        Self::make(chain, None, Some(signer.into()), &SystemClock)
+    }
+
+    /// [`with_signer`](Self::with_signer), with the chain in a file.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] says which section, and what is wrong.
+    pub fn with_signer_from_file(
+        chain: impl AsRef<Path>,
+        signer: impl Into<RemoteSigner>,
+    ) -> Result<Self, LoadError> {
+        let path = chain.as_ref();
+        // A key may be in it by mistake, and is not to stay in memory.
+        let text = load::read_bytes(path)?;
+        Self::make(pem::parse(path, &text)?, None, Some(signer.into()), &SystemClock)
+    }
+
+    /// Whether the key lives elsewhere, so that signing blocks: see [`RemoteKey`](crate::RemoteKey).
+    pub fn has_remote_key(&self) -> bool {
+        self.entry.has_remote_key()
+    }
+
     /// From when on the leaf is valid.
     pub fn not_before(&self) -> SystemTime {
         self.entry.not_before
@@ -91,13 +133,34 @@ impl Identity {
         &self.entry
     }
 
+    pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+
     fn build(certs: Pem, key: Option<Pem>, clock: &dyn Clock) -> Result<Self, LoadError> {
+        Self::make(certs, key, None, clock)
+    }
+
+    fn make(
+        certs: Pem,
+        key: Option<Pem>,
+        signer: Option<RemoteSigner>,
+        clock: &dyn Clock,
+    ) -> Result<Self, LoadError> {
         let file = certs.path.clone();
         let key_file = key.as_ref().map_or_else(|| file.clone(), |key| key.path.clone());
         let source = file.display().to_string().into();
         let now = clock.now();
-        let parts =
-            Parts { source, certs, key, issuers: None, ocsp: None, names: None, seal: None };
+        let parts = Parts {
+            source,
+            certs,
+            key,
+            signer,
+            issuers: None,
+            ocsp: None,
+            names: None,
+            seal: None,
+        };
         let entry = Entry::new(parts, &Chains::default(), now)?;
         if let Some(problem) = entry.date_problem(now) {
             return Err(LoadError::new(&file, Some(entry.sections.0 as usize), problem));
@@ -116,6 +179,7 @@ impl fmt::Debug for Identity {
             .field("chain", &self.certified.cert.len())
             .field("not_before", &self.not_before())
             .field("not_after", &self.not_after())
+            .field("remote", &self.has_remote_key())
             .finish_non_exhaustive()
     }
 }

@@ -24,9 +24,11 @@
 
 mod admit;
 mod certificate_check;
+mod certificate_problem;
 mod client_auth;
 mod coalescing;
 mod der;
+mod fingerprint;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -36,33 +38,54 @@ mod key;
 mod listener;
 mod load;
 mod ocsp;
+mod originate;
 mod peer;
 mod pem;
 mod pem_source;
 mod server_roots;
+mod server_trust;
 mod signature;
+mod signer;
 mod stamp;
 mod store;
 mod terminate;
 mod tickets;
+mod trust;
 mod watch;
 
 pub use admit::{Entering, HandshakeLimit, HandshakeSlot};
 pub use certificate_check::{
     CertificateCheck, CertificateCheckError, CertificateCheckFuture, CertificateCheckLayer,
-    CertificateProblem, CheckedCertificate, Fingerprint, SameCertificate,
+    CheckedCertificate, SameCertificate,
 };
-pub use client_auth::{
-    ClientAuth, CrlDepth, CrlExpiry, TrustConcern, TrustNotice, UnknownRevocation,
-};
+pub use certificate_problem::CertificateProblem;
+pub use client_auth::ClientAuth;
 pub use coalescing::{Coalescing, LintedRoute, lint_routes};
+pub use fingerprint::Fingerprint;
 pub use generations::SourceError;
 pub use identity::Identity;
 pub use listener::{TlsConnInfo, TlsConnection, TlsIncoming, TlsListener};
 pub use load::{LoadError, LoadProblem};
 pub use ocsp::StapleProblem;
+pub use originate::{
+    CertificateEnded, ClientCredentials, ConnectionExpiry, OriginateError, OriginateFuture,
+    OriginatedStream, TlsOriginate, TlsOriginateLayer,
+};
 pub use pem_source::PemSource;
 pub use server_roots::{ServerRoots, SystemRootsError};
+pub use server_trust::{
+    BadSpiffeId, DangerousNoVerify, Pin, PinError, PresentedCertificate, ServerTrust,
+    ServerTrustBuilder,
+};
+pub use signer::{
+    HandshakeRuntime, HandshakeRuntimeError, KeyId, RemoteKey, RemoteSigner, SignRequest,
+    Signature, SignedContent, SignerError,
+};
+#[cfg(unix)]
+pub use signer::{
+    KeyServer, KeyServerError, SigningFrameError, SigningRefused, UnixSigner, UnixSignerError,
+    UnixSigning,
+};
 pub use store::{
     CertStore, CertStoreBuilder, CertSummary, HostRules, KeyKind, Notice, SettingsError,
     StoreError, StoreStatus, TicketSource, TlsSettings, Withdrawal,
@@ -72,6 +95,7 @@ pub use terminate::{
     TlsTerminateLayer,
 };
 pub use tickets::{TicketKeyError, TicketKeyProblem, TicketKeys};
+pub use trust::{CrlDepth, CrlExpiry, TrustConcern, TrustNotice, UnknownRevocation};
 
 pub use bartizan_net::clock::Clock;
 pub use bartizan_net::{ClientAuthMode, ClientIdentity, ServedCertificate, TlsInfo};

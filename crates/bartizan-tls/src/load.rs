@@ -103,6 +103,13 @@ pub enum LoadProblem {
     #[error("is a second private key; leave only the one that belongs to the certificate")]
     SeveralKeys,
 
+    /// There is a private key, where the key is to live elsewhere.
+    #[error(
+        "is a private key, although a signer has the key; take it out of the file, and keep it where \
+         only the signer can read it"
+    )]
+    KeyBesideSigner,
+
     /// The key is encrypted.
     #[error(
         "holds an encrypted private key, which is not supported; decrypt it with \
@@ -127,8 +134,8 @@ pub enum LoadProblem {
 
     /// None of the certificates is an authority's.
     #[error(
-        "holds no certificate of an authority, only of others (which cannot vouch for clients); put \
-         in the authority's that issued the clients' certificates"
+        "holds no certificate of an authority, only of others (which cannot vouch for anybody); put \
+         in the authority's that issued the certificates to be verified"
     )]
     NoAuthority,
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 
 use crate::load::{self, LoadError, LoadProblem};
 use crate::pem;
@@ -16,6 +17,8 @@ use crate::pem_source::PemSource;
 #[derive(Clone, Debug)]
 pub struct ServerRoots {
     store: Arc<RootCertStore>,
+    // What the store was made of, which holds no dates.
+    certs: Arc<[CertificateDer<'static>]>,
 }
 
 impl ServerRoots {
@@ -40,7 +43,8 @@ impl ServerRoots {
             };
             store.add(der.clone()).map_err(bad)?;
         }
-        Ok(Self { store: Arc::new(store) })
+        let certs = pem.certs.into_iter().map(|(_, der)| der).collect();
+        Ok(Self { store: Arc::new(store), certs })
     }
 
     /// [`from_pem`](Self::from_pem) of the file at `path`.
@@ -64,14 +68,14 @@ impl ServerRoots {
     pub fn system() -> Result<Self, SystemRootsError> {
         let found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();
-        let (added, ignored) = store.add_parsable_certificates(found.certs);
+        let (added, ignored) = store.add_parsable_certificates(found.certs.iter().cloned());
         if added == 0 {
             let why = found.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             return Err(SystemRootsError { why });
         }
         let failed = found.errors.len();
         tracing::debug!(added, ignored, failed, "read the authorities that the system trusts");
-        Ok(Self { store: Arc::new(store) })
+        Ok(Self { store: Arc::new(store), certs: found.certs.into() })
     }
 
     /// How many there are; at least one.
@@ -82,6 +86,11 @@ impl ServerRoots {
 
     pub(crate) fn store(&self) -> &Arc<RootCertStore> {
         &self.store
+    }
+
+    /// The certificates as they were read, among which there may be some that cannot be used.
+    pub(crate) fn certs(&self) -> &[CertificateDer<'static>] {
+        &self.certs
     }
 }
 

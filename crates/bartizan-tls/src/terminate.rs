@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{CertStore, HandshakeLimit};
+use crate::{CertStore, HandshakeLimit, HandshakeRuntime};
 
 pub use error::{HandshakeCounts, HandshakeError, HandshakeReason};
 pub use handshake::TerminateFuture;
@@ -30,8 +30,11 @@ pub use handshake::TerminateFuture;
 /// [`TlsInfo`](crate::TlsInfo) in its [`ConnInfo`](bartizan_net::ConnInfo). A handshake that fails
 /// is answered with an alert where there is one, ends the call with a [`HandshakeError`], is
 /// counted by its [`HandshakeReason`], and is a tracing event with peer, SNI, reason and duration
-/// (target `bartizan_tls`; level info, error where the server's own key is at fault, debug where
-/// the client hung up).
+/// (target `bartizan_tls`; level info, error where the server's own key or its signer is at fault,
+/// debug where the client hung up).
+///
+/// Where the certificate's key lives elsewhere, what comes after the ClientHello runs on a
+/// [`HandshakeRuntime`], because it blocks there until the signature has come.
 ///
 /// TLS 1.2 and 1.3; the key exchange X25519MLKEM768 is preferred; sessions resume with tickets.
 /// All of that can be changed in the [`CertStore`].
@@ -42,6 +45,7 @@ pub struct TlsTerminateLayer {
     handshake_timeout: Duration,
     send_buffer_limit: NonZeroUsize,
     limit: HandshakeLimit,
+    runtime: HandshakeRuntime,
     counts: Arc<HandshakeCounts>,
 }
 
@@ -69,6 +73,7 @@ impl TlsTerminateLayer {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             send_buffer_limit: SEND_BUFFER_LIMIT,
             limit: HandshakeLimit::default(),
+            runtime: HandshakeRuntime::new(),
             counts: Arc::default(),
         }
     }
@@ -83,6 +88,12 @@ impl TlsTerminateLayer {
     /// Layers that are given the same limit share it, and so do clones of this layer.
     pub fn handshake_limit(self, limit: HandshakeLimit) -> Self {
         Self { limit, ..self }
+    }
+
+    /// Runs handshakes whose key lives [elsewhere](crate::Identity::with_signer) on the threads of
+    /// `runtime`. Default: one of its own with 4 threads, which start with the first of these.
+    pub fn handshake_runtime(self, runtime: HandshakeRuntime) -> Self {
+        Self { runtime, ..self }
     }
 
     /// Caps what a connection may write ahead of its transport, in bytes. Default: 64 KiB.
@@ -125,7 +136,7 @@ pub struct TlsTerminate<S> {
 
 impl<IO, S> Service<Conn<IO>> for TlsTerminate<S>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Conn<TlsStream<IO>>> + Clone,
     S::Error: Into<BoxError>,
 {

@@ -1,14 +1,14 @@
 //! What a check found.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::der::wall;
+use crate::fingerprint::Fingerprint;
 use crate::store::names_of;
 
 /// A certificate that was presented and is acceptable.
@@ -61,39 +61,5 @@ impl CheckedCertificate {
             alpn: None,
             names: names_of(&cert).iter().map(ToString::to_string).collect(),
         })
-    }
-}
-
-/// A SHA-256 digest. Displays as lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// The digest.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// The digest of `bytes`.
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        Self::new(digest(&SHA256, bytes).as_ref())
-    }
-
-    fn new(digest: &[u8]) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest);
-        Self(bytes)
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
     }
 }

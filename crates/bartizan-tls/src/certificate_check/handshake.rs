@@ -16,8 +16,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::Settings;
 use super::answer::CheckedCertificate;
-use super::error::{CertificateCheckError, CertificateProblem};
+use super::error::CertificateCheckError;
 use super::verifier::{AcceptAny, Asked, Witness};
+use crate::CertificateProblem;
 use crate::store::WallTime;
 
 /// The name that a certificate has to be for.

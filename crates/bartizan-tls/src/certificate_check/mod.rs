@@ -25,10 +25,10 @@ use tower_service::Service;
 use self::handshake::Name;
 use self::reminder::Reminder;
 use crate::server_roots::ServerRoots;
-use crate::{Clock, store};
+use crate::{CertificateProblem, Clock, store};
 
-pub use self::answer::{CheckedCertificate, Fingerprint};
-pub use self::error::{CertificateCheckError, CertificateProblem};
+pub use self::answer::CheckedCertificate;
+pub use self::error::CertificateCheckError;
 pub use self::same::SameCertificate;
 
 /// Makes a [`CertificateCheck`] of a dial service.

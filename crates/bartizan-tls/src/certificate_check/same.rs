@@ -6,8 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bartizan_net::Address;
 
-use super::answer::Fingerprint;
-use super::error::CertificateProblem;
+use crate::{CertificateProblem, Fingerprint};
 
 /// Compares the certificate chains of the backends of a cluster: servers that share a certificate
 /// are to present identical chains. Clones compare with each other.

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::*;
+use crate::Fingerprint;
 use crate::pem_source::PemSource;
 
 const NAME: &str = "shop.example.test";

@@ -5,17 +5,18 @@ use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bartizan_net::ClientAuthMode;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, Error};
 
-use super::crl::{self, Crl};
-use super::notice::{TrustConcern, TrustNotice};
-use super::roots::{self, Root};
+use super::Trust;
 use super::verifier::Verifier;
-use super::{CrlDepth, CrlExpiry, CrlRules, Trust, UnknownRevocation};
 use crate::load::LoadError;
+use crate::trust::crl::{self, Crl};
+use crate::trust::{
+    Chain, CrlRules, Peer, Root, TrustConcern, TrustNotice, digest, roots, tell_without_crl, unix,
+};
 
 /// A policy on client certificates, ready for handshakes.
 #[derive(Clone, Debug)]
@@ -45,21 +46,14 @@ impl ClientPolicy {
         now: SystemTime,
         notices: &mut Vec<TrustNotice>,
     ) -> Result<Self, LoadError> {
-        let roots = roots::load(&config.ca, now, notices)?;
+        let roots = roots::load(Peer::Client, &config.ca, now, notices)?;
         let crls = crl::load(&config.crls, &roots, now, notices)?;
         let trust = trust(mode, &roots, &crls, config.rules);
         let ca = config.ca.name();
-        if !crls.is_empty() {
-            for root in &roots {
-                if !crls.iter().any(|crl| crl.list.issuer() == &*root.anchor.subject) {
-                    let subject = root.subject.clone();
-                    let concern = TrustConcern::AuthorityWithoutCrl { subject };
-                    notices.push(TrustNotice::new(ca, Some(root.section), concern));
-                }
-            }
-        }
+        tell_without_crl(ca, &roots, &crls, notices);
         let mandatory = mode == ClientAuthMode::Required;
-        let verifier = Verifier::new(mandatory, roots, crls, config.rules);
+        let verifier =
+            Verifier::new(mandatory, Chain::new(Peer::Client, roots, crls, config.rules));
         if !verifier.names_authorities() {
             notices.push(TrustNotice::new(ca, None, TrustConcern::TooManyToName));
         }
@@ -94,45 +88,16 @@ impl ClientPolicy {
     }
 }
 
-/// Before 1970 is 1970: nothing was valid then.
-pub(super) fn unix(time: SystemTime) -> UnixTime {
-    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
 fn trust(mode: ClientAuthMode, roots: &[Root], crls: &[Crl], rules: CrlRules) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     context.update(b"bartizan client trust 1\0");
-    context.update(&[
-        match mode {
-            ClientAuthMode::Off => 0,
-            ClientAuthMode::Optional => 1,
-            _ => 2,
-        },
-        match rules.expiry {
-            CrlExpiry::Enforce => 0,
-            CrlExpiry::Ignore => 1,
-        },
-        match rules.depth {
-            CrlDepth::Chain => 0,
-            CrlDepth::Leaf => 1,
-        },
-        match rules.unknown {
-            UnknownRevocation::Deny => 0,
-            UnknownRevocation::Allow => 1,
-        },
-    ]);
-    // Each list is preceded by its length, or a list could pass for an authority.
-    for digests in [
-        roots.iter().map(|root| root.sha256).collect::<Vec<_>>(),
-        crls.iter().map(|crl| crl.sha256).collect(),
-    ] {
-        let mut digests = digests;
-        digests.sort_unstable();
-        context.update(&(digests.len() as u64).to_be_bytes());
-        for digest in digests {
-            context.update(&digest);
-        }
-    }
+    context.update(&[match mode {
+        ClientAuthMode::Off => 0,
+        ClientAuthMode::Optional => 1,
+        _ => 2,
+    }]);
+    context.update(&rules.bytes());
+    digest(&mut context, roots, crls);
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out

@@ -6,6 +6,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::*;
 use crate::load::LoadProblem;
+use crate::trust::TrustConcern;
 
 fn at(secs: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(secs)

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bartizan_net::HostPattern;
 use rustls::pki_types::CertificateDer;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::time::ASN1Time;
@@ -19,6 +19,7 @@ use crate::key::{KeyDer, kind_of};
 use crate::load::{LoadError, LoadProblem};
 use crate::ocsp::{self, Staple};
 use crate::pem::{self, Pem};
+use crate::signer::{RemoteKey, RemoteSigner};
 
 /// A certificate chain with its key, and what is known of it without any crypto.
 pub(crate) struct Entry {
@@ -34,10 +35,18 @@ pub(crate) struct Entry {
     pub(crate) sections: (u32, u32),
     leaf: CertificateDer<'static>,
     issuers: Arc<[CertificateDer<'static>]>,
-    key: KeyDer,
+    key: Key,
     staple: Option<Box<Staple>>,
     certified: OnceLock<Result<Arc<CertifiedKey>, Arc<rustls::Error>>>,
     stapled: OnceLock<Arc<CertifiedKey>>,
+}
+
+/// The private half.
+enum Key {
+    /// As the file had it.
+    Local(KeyDer),
+    /// Elsewhere.
+    Remote(RemoteKey),
 }
 
 /// What an entry is made of, apart from its certificates.
@@ -46,6 +55,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) certs: Pem,
     /// Where the key is, if not with the certificates.
     pub(crate) key: Option<Pem>,
+    /// Who signs, if the key is elsewhere: then there must be none here.
+    pub(crate) signer: Option<RemoteSigner>,
     /// Certificates that may complete the chain.
     pub(crate) issuers: Option<Pem>,
     pub(crate) ocsp: Option<(&'a Path, &'a [u8])>,
@@ -63,7 +74,10 @@ impl Entry {
     ) -> Result<Self, LoadError> {
         let key_pem = parts.key.as_mut().unwrap_or(&mut parts.certs);
         let key_file = key_pem.path.clone();
-        let (key_section, key) = take_key(key_pem)?;
+        let local = match &parts.signer {
+            Some(_) => refuse_key(key_pem).map(|()| None)?,
+            None => Some(take_key(key_pem)?),
+        };
         let Pem { path: file, certs, .. } = parts.certs;
         if certs.is_empty() {
             return Err(LoadError::new(&file, None, LoadProblem::NoCertificate));
@@ -71,7 +85,7 @@ impl Entry {
         let own = certs.len();
         let issuers = parts.issuers.into_iter().flat_map(|pem| pem.certs);
         let ders: Vec<_> = certs.into_iter().chain(issuers).collect();
-        let found = examine(&ders, own, &key, &file, (&key_file, key_section))?;
+        let found = examine(&ders, own, local.as_ref(), &file, &key_file)?;
         let mut notices = found.notices(&parts.source);
         let patterns = parts.names.map_or(found.patterns, Into::into);
         if patterns.is_empty() {
@@ -86,6 +100,17 @@ impl Entry {
             checked.map(Box::new).map_err(left_out).ok()
         });
         let section = ders[found.order[0]].0;
+        let (key_section, key) = match (local, parts.signer) {
+            (Some((section, key)), _) => (section, Key::Local(key)),
+            (None, signer) => {
+                let signer = signer.expect("without a key there is a signer");
+                let key = RemoteKey::new(&found.spki, signer).map_err(|error| {
+                    let problem = LoadProblem::BadKey(error.to_string());
+                    LoadError::new(&file, Some(section), problem)
+                })?;
+                (section, Key::Remote(key))
+            }
+        };
         let mut ders: Vec<_> = ders.into_iter().map(|(_, der)| Some(der)).collect();
         let mut in_order = found.order.iter().filter_map(|i| ders[*i].take());
         Ok(Self {
@@ -113,7 +138,10 @@ impl Entry {
     /// The key is broken in a way that its public half does not show; the same at each call.
     pub(crate) fn certified(&self) -> Result<&Arc<CertifiedKey>, &Arc<rustls::Error>> {
         let build = || {
-            let signer = self.key.signer().map_err(Arc::new)?;
+            let signer: Arc<dyn SigningKey> = match &self.key {
+                Key::Local(key) => key.signer().map_err(Arc::new)?,
+                Key::Remote(key) => Arc::new(key.clone()),
+            };
             Ok(Arc::new(CertifiedKey::new(self.chain().cloned().collect(), signer)))
         };
         self.certified.get_or_init(build).as_ref()
@@ -135,6 +163,11 @@ impl Entry {
     #[cfg(test)]
     pub(crate) fn is_built(&self) -> bool {
         self.certified.get().is_some()
+    }
+
+    /// Whether to sign means to ask somebody, and to block meanwhile.
+    pub(crate) fn has_remote_key(&self) -> bool {
+        matches!(self.key, Key::Remote(_))
     }
 
     /// Whether there is an OCSP response that is in date.
@@ -204,7 +237,7 @@ impl Chains {
     }
 }
 
-fn take_key(pem: &mut Pem) -> Result<(usize, KeyDer), LoadError> {
+pub(crate) fn take_key(pem: &mut Pem) -> Result<(usize, KeyDer), LoadError> {
     if let [_, (second, _), ..] = pem.keys.as_slice() {
         return Err(LoadError::new(&pem.path, Some(*second), LoadProblem::SeveralKeys));
     }
@@ -212,6 +245,15 @@ fn take_key(pem: &mut Pem) -> Result<(usize, KeyDer), LoadError> {
         let problem = pem.encrypted.map_or(LoadProblem::NoKey, |_| LoadProblem::EncryptedKey);
         LoadError::new(&pem.path, pem.encrypted, problem)
     })
+}
+
+/// A key that lies beside the chain could be read by whoever reads that, signer or not.
+fn refuse_key(pem: &Pem) -> Result<(), LoadError> {
+    let section = pem.keys.first().map(|(section, _)| *section).or(pem.encrypted);
+    match section {
+        None => Ok(()),
+        section => Err(LoadError::new(&pem.path, section, LoadProblem::KeyBesideSigner)),
+    }
 }
 
 fn parse_all<'a>(
@@ -249,6 +291,12 @@ fn find_leaf(
     certs.iter().position(is_leaf).ok_or_else(mismatch)
 }
 
+/// The certificate that is shown where no key tells which: the first that is no authority's, or the
+/// first of all, which may be self-signed.
+fn first_leaf(certs: &[X509Certificate<'_>]) -> usize {
+    certs.iter().position(|cert| !cert.is_ca()).unwrap_or(0)
+}
+
 /// The leaf, then whoever issued the one before, then what nothing leads to, as it came. Of those
 /// beyond the first `own`, which were found elsewhere, only what belongs to the chain.
 fn chain_order(certs: &[X509Certificate<'_>], leaf: usize, own: usize) -> Vec<usize> {
@@ -266,6 +314,8 @@ fn chain_order(certs: &[X509Certificate<'_>], leaf: usize, own: usize) -> Vec<us
 /// What certificates and key tell when they are read side by side.
 struct Found {
     kind: KeyKind,
+    /// The leaf's public key.
+    spki: Box<[u8]>,
     patterns: Box<[HostPattern]>,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -280,16 +330,20 @@ struct Found {
 fn examine(
     ders: &[(usize, CertificateDer<'static>)],
     own: usize,
-    key: &KeyDer,
+    key: Option<&(usize, KeyDer)>,
     file: &Path,
-    (key_file, key_section): (&Path, usize),
+    key_file: &Path,
 ) -> Result<Found, LoadError> {
     let certs = parse_all(file, ders)?;
-    let leaf = find_leaf(&certs[..own], key, file, (key_file, key_section))?;
+    let leaf = match key {
+        Some((section, key)) => find_leaf(&certs[..own], key, file, (key_file, *section))?,
+        None => first_leaf(&certs[..own]),
+    };
     let cert = &certs[leaf];
     let Some(kind) = kind_of(&cert.tbs_certificate.subject_pki) else {
         let what = "keys are ECDSA on P-256, P-384 or P-521, RSA, or Ed25519".to_owned();
-        return Err(LoadError::new(key_file, Some(key_section), LoadProblem::BadKey(what)));
+        let section = key.map_or(ders[leaf].0, |(section, _)| *section);
+        return Err(LoadError::new(key_file, Some(section), LoadProblem::BadKey(what)));
     };
     let order = chain_order(&certs, leaf, own);
     let is_link = |pair: &&[usize]| certs[pair[1]].subject() == certs[pair[0]].issuer();
@@ -299,6 +353,7 @@ fn examine(
     let validity = &cert.tbs_certificate.validity;
     Ok(Found {
         kind,
+        spki: cert.tbs_certificate.subject_pki.raw.into(),
         patterns: names_of(cert),
         not_before: wall(&validity.not_before),
         not_after: wall(&validity.not_after),

@@ -27,7 +27,7 @@ use config::Config;
 use live::Live;
 use report::Failure;
 
-pub(crate) use entry::{Chains, Entry, Parts, date, names_of};
+pub(crate) use entry::{Chains, Entry, Parts, date, names_of, take_key};
 pub(crate) use files::may_belong_to;
 pub(crate) use generation::{Chosen, Generation, Refusal, WallTime};
 pub(crate) use index::NoCertificate;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bartizan_net::HostPattern;
 
-use crate::client_auth::TrustNotice;
 use crate::ocsp::StapleProblem;
+use crate::trust::TrustNotice;
 
 /// Something about a generation of certificates that an operator should know of.
 ///

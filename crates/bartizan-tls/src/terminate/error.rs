@@ -8,6 +8,8 @@ use std::{fmt, io};
 use bartizan_net::{BoxError, TlsAlert};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 
+use crate::signer::{HandshakeRuntimeError, SignerError};
+
 /// Why a connection given to [`TlsTerminate`](crate::TlsTerminate) failed.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,15 @@ pub enum HandshakeError {
         error: Arc<rustls::Error>,
     },
 
+    /// The key of the certificate lives elsewhere, and its signer failed or was late. The operator's
+    /// fault; the client saw the connection end.
+    #[error("no signature from where the key lives")]
+    Signer(#[source] SignerError),
+
+    /// The handshake could not be run where it may wait for a signature.
+    #[error("the handshake cannot be run where it may wait for a signature")]
+    Runtime(#[source] HandshakeRuntimeError),
+
     /// The peer held more handshakes open than its share while others waited, this one for the
     /// longest.
     #[error("given up in favour of other clients that waited")]
@@ -77,7 +88,13 @@ impl HandshakeError {
     /// tokio-rustls wraps a `rustls::Error` in an `io::Error`. Undo that, so that callers can tell
     /// a misbehaving peer from a broken network.
     pub(super) fn from_io(error: io::Error) -> Self {
-        error.downcast().map_or_else(Self::Transport, Self::Tls)
+        match error.downcast::<rustls::Error>() {
+            Ok(error) => match SignerError::within(&error) {
+                Some(error) => Self::Signer(error),
+                None => Self::Tls(error),
+            },
+            Err(error) => Self::Transport(error),
+        }
     }
 
     /// What to tell the client where rustls cannot, for want of a certificate.
@@ -95,6 +112,8 @@ impl HandshakeError {
             Self::Tls(error) => error,
             Self::Transport(error) => error,
             Self::Handler(error) => error,
+            Self::Signer(error) => error,
+            Self::Runtime(error) => error,
             _ => self,
         }
     }
@@ -110,6 +129,8 @@ impl HandshakeError {
             Self::UnknownName => R::UnknownName,
             Self::NoName => R::NoName,
             Self::Key { .. } => R::ServerKey,
+            Self::Signer(error) if error.is_late() => R::SignerTimeout,
+            Self::Signer(_) | Self::Runtime(_) => R::SignerFailed,
             Self::Displaced => R::Displaced,
             Self::Distrusted { .. } => R::ClientDistrusted,
             Self::Withdrawn { .. } | Self::Handler(_) => return None,
@@ -152,6 +173,10 @@ pub enum HandshakeReason {
     ClientDistrusted,
     /// The server's own key cannot be used.
     ServerKey,
+    /// Whoever has the server's key failed to sign, or the handshake could not wait for it.
+    SignerFailed,
+    /// Whoever has the server's key did not sign in time.
+    SignerTimeout,
     /// Not finished in time.
     Timeout,
     /// Given up in favour of others.
@@ -166,7 +191,7 @@ pub enum HandshakeReason {
 
 impl HandshakeReason {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::NotTls,
         Self::Protocol,
         Self::Incompatible,
@@ -182,6 +207,8 @@ impl HandshakeReason {
         Self::ClientCertBad,
         Self::ClientDistrusted,
         Self::ServerKey,
+        Self::SignerFailed,
+        Self::SignerTimeout,
         Self::Timeout,
         Self::Displaced,
         Self::HungUp,
@@ -207,6 +234,8 @@ impl HandshakeReason {
             Self::ClientCertBad => "client_cert_bad",
             Self::ClientDistrusted => "client_distrusted",
             Self::ServerKey => "server_key",
+            Self::SignerFailed => "signer_failed",
+            Self::SignerTimeout => "signer_timeout",
             Self::Timeout => "timeout",
             Self::Displaced => "displaced",
             Self::HungUp => "hung_up",
@@ -313,4 +342,13 @@ impl HandshakeCounts {
     pub(super) fn note_failed(&self, reason: HandshakeReason) {
         self.failed[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// What is at the bottom of an error.
+pub(super) fn innermost(error: &HandshakeError) -> &dyn std::error::Error {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,11 +18,12 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{FallibleAccept, LazyConfigAcceptor, StartHandshake};
 use tower_service::Service;
 
-use super::error::HandshakeError;
+use super::error::{HandshakeError, innermost};
 use super::vigil::Vigil;
 use super::{Served, TlsTerminateLayer};
 use crate::admit::{Entering, HandshakeSlot};
 use crate::peer::client_identity;
+use crate::signer::{RunHandshake, run_handshake};
 use crate::store::{Chosen, Generation, NoCertificate, Refusal, Scope, WithdrawnWhy};
 
 pin_project! {
@@ -29,6 +31,7 @@ pin_project! {
     ///
     /// ```text
     /// Waiting ─ a place ─▶ Hello ─ chosen ─▶ Finish ─▶ Serve
+    ///                        │           (or Signed, if the key lives elsewhere)
     ///                        └ refused ─▶ Refuse ◀─ failed ┘
     /// ```
     #[must_use = "futures do nothing unless polled"]
@@ -51,10 +54,14 @@ pin_project! {
         Waiting { place: Entering, io: Option<IO> },
         Hello { #[pin] hello: LazyConfigAcceptor<IO> },
         Finish { #[pin] accept: FallibleAccept<IO> },
+        Signed { #[pin] running: RunHandshake<Shaken<IO>> },
         Refuse { refusal: TlsRefusal<IO>, error: Option<HandshakeError> },
         Serve { #[pin] response: F },
     }
 }
+
+/// What a handshake ends with; after an error the transport can still be told why.
+type Shaken<IO> = Result<TlsStream<IO>, (io::Error, IO)>;
 
 impl<IO, F> State<IO, F> {
     /// Why the handshake is being refused, if it is.
@@ -107,7 +114,7 @@ impl<IO, S: Service<Conn<TlsStream<IO>>>> fmt::Debug for TerminateFuture<IO, S> 
 
 impl<IO, S> Future for TerminateFuture<IO, S>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Conn<TlsStream<IO>>>,
     S::Error: Into<BoxError>,
 {
@@ -143,7 +150,7 @@ where
 
 impl<IO, S> TerminateFuture<IO, S>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Conn<TlsStream<IO>>>,
 {
     /// Goes one state on.
@@ -158,7 +165,7 @@ where
             StateProj::Hello { hello } => {
                 let start = ready!(hello.poll(cx)).map_err(HandshakeError::from_io)?;
                 match this.handshake.choose(&start) {
-                    Ok(config) => State::Finish { accept: this.handshake.start(start, config) },
+                    Ok(config) => this.handshake.start(start, config),
                     Err(error) => {
                         let refusal = TlsRefusal::new(start.io, error.alert());
                         this.handshake.refuse(refusal, error)
@@ -169,18 +176,14 @@ where
                 ready!(Pin::new(refusal).poll(cx));
                 return Poll::Ready(error.take().map_or(Ok(()), Err));
             }
-            StateProj::Finish { accept } => match ready!(accept.poll(cx)) {
-                Ok(stream) => {
-                    let conn = this.handshake.finish(stream)?;
-                    *this.deadline = None;
-                    State::Serve { response: this.inner.call(conn) }
-                }
-                Err((error, io)) => match HandshakeError::from_io(error) {
-                    error @ HandshakeError::Transport(_) => return Poll::Ready(Err(error)),
-                    // rustls has sent the alert.
-                    error => this.handshake.refuse(TlsRefusal::silent(io), error),
-                },
-            },
+            StateProj::Finish { accept } => {
+                let shaken = ready!(accept.poll(cx));
+                this.handshake.shaken(shaken, this.deadline, this.inner)?
+            }
+            StateProj::Signed { running } => {
+                let shaken = ready!(running.poll(cx)).map_err(HandshakeError::Runtime)?;
+                this.handshake.shaken(shaken, this.deadline, this.inner)?
+            }
             StateProj::Serve { .. } => return Poll::Pending,
         };
         this.state.set(next);
@@ -240,12 +243,46 @@ impl Handshake {
         State::Refuse { refusal, error: Some(error) }
     }
 
-    fn start<IO>(&self, start: StartHandshake<IO>, config: Arc<ServerConfig>) -> FallibleAccept<IO>
+    fn start<IO, F>(&self, start: StartHandshake<IO>, config: Arc<ServerConfig>) -> State<IO, F>
     where
-        IO: AsyncRead + AsyncWrite + Unpin,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limit = self.layer.send_buffer_limit.get();
-        start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(limit))).into_fallible()
+        // In TLS 1.3 this signs already, not only when what it returns is polled.
+        let accept = move || {
+            start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(limit))).into_fallible()
+        };
+        let remote = self.chosen.as_ref().is_some_and(|(_, chosen)| chosen.entry.has_remote_key());
+        if remote {
+            let accept = async move { accept().await };
+            return State::Signed { running: run_handshake(&self.layer.runtime, accept) };
+        }
+        State::Finish { accept: accept() }
+    }
+
+    /// Serves what the handshake has made, or lets the client take the alert in.
+    fn shaken<IO, S>(
+        &mut self,
+        shaken: Shaken<IO>,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
+        inner: &mut S,
+    ) -> Result<State<IO, S::Future>, HandshakeError>
+    where
+        S: Service<Conn<TlsStream<IO>>>,
+    {
+        match shaken {
+            Ok(stream) => {
+                let conn = self.finish(stream)?;
+                *deadline = None;
+                Ok(State::Serve { response: inner.call(conn) })
+            }
+            Err((error, io)) => match HandshakeError::from_io(error) {
+                error @ HandshakeError::Transport(_) => Err(error),
+                // rustls has sent the alert. For a signer that fails it has none, and in TLS 1.3 the
+                // client could not read one that is not encrypted.
+                error => Ok(self.refuse(TlsRefusal::silent(io), error)),
+            },
+        }
     }
 
     fn finish<IO>(&mut self, stream: TlsStream<IO>) -> Result<Conn<TlsStream<IO>>, HandshakeError> {
@@ -328,6 +365,9 @@ impl Handshake {
             // Port scans, probes and closed laptops: a line for each would fill the log.
             tracing::debug!(peer, sni, ms, class, reason = %cause, "TLS handshake broken off");
         } else if let HandshakeError::Key { error: wrong, .. } = &error {
+            tracing::error!(peer, sni, ms, class, reason = %cause, %wrong, "TLS handshake failed");
+        } else if let HandshakeError::Signer(_) | HandshakeError::Runtime(_) = &error {
+            let wrong = innermost(&error);
             tracing::error!(peer, sni, ms, class, reason = %cause, %wrong, "TLS handshake failed");
         } else {
             tracing::info!(peer, sni, ms, class, reason = %cause, "TLS handshake failed");

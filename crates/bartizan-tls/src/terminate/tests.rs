@@ -66,7 +66,7 @@ async fn shake<C, S>(
 ) -> (Result<TlsInfo, HandshakeError>, io::Result<()>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut stack = layer.layer(service_fn(|conn: Tls<S>| async move {
         let info = conn.info().tls().cloned().unwrap();

@@ -12,7 +12,7 @@ pub struct TrustNotice {
 }
 
 impl TrustNotice {
-    pub(super) fn new(path: &Path, section: Option<usize>, concern: TrustConcern) -> Self {
+    pub(crate) fn new(path: &Path, section: Option<usize>, concern: TrustConcern) -> Self {
         Self { path: path.to_owned(), section, concern }
     }
 
@@ -143,7 +143,7 @@ impl fmt::Display for TrustConcern {
             Self::AuthorityWithoutCrl { subject } => write!(
                 f,
                 "there is no revocation list of the authority {subject}, though there are others; \
-                 its clients count as of unknown revocation"
+                 its certificates count as of unknown revocation"
             ),
         }
     }

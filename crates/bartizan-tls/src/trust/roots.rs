@@ -1,36 +1,43 @@
-//! The authorities of a CA file.
+//! The certificates that count by themselves.
 
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Version;
 
 use super::notice::{TrustConcern, TrustNotice};
-use super::policy::unix;
+use super::{Peer, unix};
 use crate::der::wall;
 use crate::load::{self, LoadError, LoadProblem};
-use crate::pem::{self, Pem};
+use crate::pem;
 use crate::pem_source::PemSource;
 
-/// An authority that is trusted while it is in date.
+/// A certificate that is trusted while it is in date: an authority's, or one that vouches for
+/// itself.
 #[derive(Debug)]
-pub(super) struct Root {
-    pub(super) anchor: TrustAnchor<'static>,
-    pub(super) not_before: UnixTime,
-    pub(super) not_after: UnixTime,
+pub(crate) struct Root {
+    pub(crate) anchor: TrustAnchor<'static>,
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
     /// Its name for people.
-    pub(super) subject: String,
+    pub(crate) subject: String,
     /// Its SubjectPublicKeyInfo, DER.
-    pub(super) spki: Vec<u8>,
-    pub(super) sha256: [u8; 32],
-    /// Where in the file it is.
-    pub(super) section: usize,
+    pub(crate) spki: Vec<u8>,
+    pub(crate) sha256: [u8; 32],
+    /// Whether it vouches for others.
+    pub(crate) is_authority: bool,
+    /// Whether it was issued by who it is for.
+    pub(crate) is_self_issued: bool,
+    /// Where in the file it is, if it is from one.
+    pub(crate) section: Option<usize>,
 }
 
-/// The authorities in `source`, each once.
-pub(super) fn load(
+/// The authorities in `source`, each once. For servers, whose own certificate may stand among
+/// them, those that were issued by nobody but themselves as well.
+pub(crate) fn load(
+    peer: Peer,
     source: &PemSource,
     now: SystemTime,
     notices: &mut Vec<TrustNotice>,
@@ -44,11 +51,14 @@ pub(super) fn load(
     for (section, der) in &pem.certs {
         let cert = pem::certificate(&pem.path, *section, der)?;
         let subject = cert.subject().to_string();
-        if !is_authority(&cert) {
+        if !counts(peer, &cert) {
             note(*section, TrustConcern::NotAnAuthority { subject });
             continue;
         }
-        let root = Root::new(&pem, *section, der, &cert)?;
+        let root = Root::new(Some(*section), der, &cert).map_err(|error| {
+            let problem = LoadProblem::BadCertificate(error.to_string());
+            LoadError::new(&pem.path, Some(*section), problem)
+        })?;
         if roots.iter().any(|known| known.sha256 == root.sha256) {
             continue;
         }
@@ -74,30 +84,42 @@ pub(super) fn load(
     Ok(roots)
 }
 
+/// The certificate in `der`, if it counts and can be read.
+pub(crate) fn from_der(peer: Peer, der: &CertificateDer<'_>) -> Option<Root> {
+    let Ok((&[], cert)) = X509Certificate::from_der(der) else { return None };
+    if counts(peer, &cert) { Root::new(None, der, &cert).ok() } else { None }
+}
+
 impl Root {
     fn new(
-        pem: &Pem,
-        section: usize,
+        section: Option<usize>,
         der: &CertificateDer<'_>,
         cert: &X509Certificate<'_>,
-    ) -> Result<Self, LoadError> {
-        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| {
-            let problem = LoadProblem::BadCertificate(error.to_string());
-            LoadError::new(&pem.path, Some(section), problem)
-        })?;
+    ) -> Result<Self, webpki::Error> {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest(&SHA256, der).as_ref());
         let validity = cert.validity();
         Ok(Self {
-            anchor: anchor.to_owned(),
+            anchor: webpki::anchor_from_trusted_cert(der)?.to_owned(),
             not_before: unix(wall(&validity.not_before)),
             not_after: unix(wall(&validity.not_after)),
             subject: cert.subject().to_string(),
             spki: cert.public_key().raw.to_vec(),
             sha256,
+            is_authority: is_authority(cert),
+            is_self_issued: is_self_issued(cert),
             section,
         })
     }
+}
+
+fn counts(peer: Peer, cert: &X509Certificate<'_>) -> bool {
+    is_authority(cert) || peer == Peer::Server && is_self_issued(cert)
+}
+
+/// Whether the issuer's name is its own.
+pub(crate) fn is_self_issued(cert: &X509Certificate<'_>) -> bool {
+    cert.subject().as_raw() == cert.issuer().as_raw()
 }
 
 /// Whether it may issue certificates, by OpenSSL's rules (`X509_check_ca`): a certificate says so in

@@ -19,9 +19,9 @@ use crate::signature::Signed;
 
 /// A list that is in use.
 #[derive(Debug)]
-pub(super) struct Crl {
-    pub(super) list: CertRevocationList<'static>,
-    pub(super) sha256: [u8; 32],
+pub(crate) struct Crl {
+    pub(crate) list: CertRevocationList<'static>,
+    pub(crate) sha256: [u8; 32],
     /// The authority key identifier, which tells an issuer's keys apart.
     key: Vec<u8>,
     this_update: SystemTime,
@@ -32,7 +32,7 @@ pub(super) struct Crl {
 }
 
 /// The lists in `sources`, the latest first, without those that have a later one.
-pub(super) fn load(
+pub(crate) fn load(
     sources: &[PemSource],
     roots: &[Root],
     now: SystemTime,
@@ -78,7 +78,7 @@ pub(super) fn load(
 /// authority has two of them, and the first may be the wrong one for a chain, which its signature
 /// shows: then the others get their turn as the first. More than two orders are never needed for
 /// issuers with one or two keys that changed together.
-pub(super) fn orders(crls: &[Crl]) -> Vec<Vec<usize>> {
+pub(crate) fn orders(crls: &[Crl]) -> Vec<Vec<usize>> {
     let mut keys: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
     let mut rank = Vec::with_capacity(crls.len());
     for crl in crls {
@@ -222,7 +222,10 @@ impl<'a> Head<'a> {
     /// refused: were it passed over, those that it revokes would be let in.
     fn is_signed_by_one_of(&self, roots: &[Root]) -> Result<bool, LoadProblem> {
         let name = Elements::new(self.issuer).next().map_or(&[][..], |name| name.content);
-        let mut same = roots.iter().filter(|root| *root.anchor.subject == *name).peekable();
+        let mut same = roots
+            .iter()
+            .filter(|root| root.is_authority && *root.anchor.subject == *name)
+            .peekable();
         if same.peek().is_none() {
             return Ok(false);
         }
