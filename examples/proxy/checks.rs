@@ -8,12 +8,12 @@ use std::time::Duration;
 use bartizan::balance::{CheckGuard, DialProbe, InitState, Verdict};
 use bartizan::net::{HostPattern, SendProxyLayer};
 use bartizan::prelude::*;
-use bartizan::tls::{CertificateCheckLayer, SameCertificate, ServerRoots};
+use bartizan::tls::{CertificateCheckLayer, SameCertificate, ServerRoots, TlsOriginateLayer};
 use bytes::Bytes;
 use tower::{Layer, Service};
 
 use crate::cli::{BackendCa, Check, Cli, Mode};
-use crate::routes::Passing;
+use crate::routes::Routed;
 
 /// Checks that can be started.
 pub(crate) struct Checking {
@@ -27,27 +27,35 @@ impl Checking {
     pub(crate) fn new(
         cli: &Cli,
         cluster: &Cluster,
-        passing: &[Passing],
+        routed: &[Routed],
+        upstream: Option<&TlsOriginateLayer>,
     ) -> Result<Self, Box<dyn Error>> {
         let dial = announced(cli).layer(TcpDial::new());
-        let tcp = |cluster| start(cli, cluster, DialProbe::new(dial.clone()), false);
-        let routed = passing.iter().map(|passing| (&passing.cluster, Some(&passing.host)));
+        let own = cluster_of(cli, cluster);
+        let routed = routed.iter().map(|routed| Checked {
+            cluster: &routed.cluster,
+            host: Some(&routed.host),
+            way: if routed.reencrypts { Way::Reencrypted } else { Way::Passing },
+        });
+        let roots = match cli.check {
+            Check::Tls if cli.passes() => Some(roots(cli.upstream.ca.as_ref())?),
+            _ => None,
+        };
+        let check = |checked: Checked<'_>| match (checked.way, upstream, &roots) {
+            // Where a session is resumed, no certificate is shown.
+            (Way::Reencrypted, Some(upstream), _) => {
+                let dial = upstream.clone().resume(false).layer(dial.clone());
+                start(cli, checked.cluster, DialProbe::new(dial), false)
+            }
+            (Way::Passing, _, Some(roots)) => {
+                let check = certificates(cli, roots.clone(), checked.host);
+                start(cli, checked.cluster, DialProbe::new(check.layer(dial.clone())), true)
+            }
+            _ => start(cli, checked.cluster, DialProbe::new(dial.clone()), false),
+        };
         let checks = match cli.check {
             Check::None => Vec::new(),
-            Check::Tcp => routed.map(|(routed, _)| tcp(routed)).chain([tcp(cluster)]).collect(),
-            Check::Tls => {
-                let roots = roots(cli.passthrough.backend_ca.as_ref())?;
-                let tls = |(cluster, host): (&Cluster, Option<&HostPattern>)| {
-                    let check = certificates(cli, roots.clone(), host);
-                    start(cli, cluster, DialProbe::new(check.layer(dial.clone())), true)
-                };
-                // Where TLS ends here, backends have no certificates.
-                let others = match cli.mode {
-                    Mode::Terminate => tcp(cluster),
-                    Mode::Passthrough => tls((cluster, None)),
-                };
-                routed.map(tls).chain([others]).collect()
-            }
+            Check::Tcp | Check::Tls => routed.chain([own]).map(check).collect(),
         };
         Ok(Self { checks })
     }
@@ -56,6 +64,30 @@ impl Checking {
     pub(crate) fn start(self) -> Vec<CheckGuard> {
         self.checks.into_iter().map(|start| start()).collect()
     }
+}
+
+/// Backends that are checked together.
+struct Checked<'a> {
+    cluster: &'a Cluster,
+    host: Option<&'a HostPattern>,
+    way: Way,
+}
+
+/// How connections get to backends.
+#[derive(Clone, Copy)]
+enum Way {
+    Clear,
+    Reencrypted,
+    Passing,
+}
+
+fn cluster_of<'a>(cli: &Cli, cluster: &'a Cluster) -> Checked<'a> {
+    let way = match cli.mode {
+        Mode::Terminate => Way::Clear,
+        Mode::Reencrypt => Way::Reencrypted,
+        Mode::Passthrough => Way::Passing,
+    };
+    Checked { cluster, host: None, way }
 }
 
 /// Backends that want a PROXY header want it of checks, too.
@@ -90,7 +122,7 @@ fn certificates(
     let window = (cli.check_interval * 5).max(Duration::from_secs(60));
     let check = CertificateCheckLayer::new(roots)
         .same_certificate(SameCertificate::report().window(window));
-    match (&cli.passthrough.backend_name, host) {
+    match (&cli.upstream.name, host) {
         (Some(name), _) => check.name(name.as_str()),
         (None, Some(host)) => check.name(sample_name(host)),
         (None, None) => check,

@@ -4,15 +4,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bartizan::balance::ClusterBuilder;
 use bartizan::net::{SendProxy, SourceLimitLayer};
-use clap::{Args, Parser, ValueEnum};
-use http::HeaderName;
+use bartizan::prelude::*;
+use clap::{Args, Parser};
 use ipnet::IpNet;
 
 use crate::routes::{Action, RouteArg};
 use values::UNBUILT;
 
+mod client_auth;
+mod effects;
+mod upstream;
 mod values;
+
+pub(crate) use client_auth::{AuthMode, ClientAuthArgs};
+pub(crate) use upstream::{BackendCa, BackendProto, UpstreamArgs};
 
 /// A TLS-terminating load balancer, made of bartizan's public parts.
 #[derive(Clone, Debug, Parser)]
@@ -22,8 +29,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
     pub(crate) listen: Vec<SocketAddr>,
 
-    /// What happens to TLS where no route says otherwise: terminate or passthrough (`reencrypt` is
-    /// not built yet)
+    /// What happens to TLS where no route says otherwise: it ends here (terminate), ends here and
+    /// starts again (reencrypt), or passes (passthrough)
     #[arg(long, default_value = "terminate", value_parser = values::mode)]
     pub(crate) mode: Mode,
 
@@ -54,20 +61,19 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "h2,http/1.1", value_parser = values::protocol)]
     pub(crate) alpn: Vec<String>,
 
-    /// A server to balance over (repeatable)
-    #[arg(long, value_name = "[NAME=]HOST:PORT", value_parser = values::backend)]
+    /// A server to balance over (repeatable); `sni` is the name that it has to prove over TLS
+    #[arg(long, value_name = "[NAME=]HOST:PORT[,sni=NAME]", value_parser = values::backend)]
     pub(crate) backend: Vec<BackendArg>,
 
-    /// Protocol towards backends; only `h1` is built yet
-    #[arg(long, value_name = "PROTO", default_value = "h1", value_parser = values::backend_proto)]
-    pub(crate) backend_proto: String,
+    #[command(flatten)]
+    pub(crate) upstream: UpstreamArgs,
 
     /// How to choose a backend; only `roundrobin` is built yet
     #[arg(long, value_name = "NAME", default_value = "roundrobin", value_parser = values::balance)]
     pub(crate) balance: String,
 
-    /// Active check of backends: none, tcp, or for those that TLS passes on to, tls: their
-    /// certificates are verified
+    /// Active check of backends: none; tcp; or tls: certificates are verified where TLS passes on to
+    /// them. Where TLS starts again here, both do a whole handshake
     #[arg(long, value_name = "KIND", default_value = "none", value_parser = values::check)]
     pub(crate) check: Check,
 
@@ -136,8 +142,8 @@ pub(crate) struct Cli {
 /// Connections that are not opened here.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PassthroughArgs {
-    /// Where connections for a name go, exact or `*.name`: pass:ADDR[,ADDR...], terminate or reject
-    /// (repeatable); what matches no route goes to --backend, or is refused if there is none
+    /// Where connections for a name go, exact or `*.name`: pass:ADDR[,ADDR...],
+    /// reencrypt:ADDR[,ADDR...], terminate or reject (repeatable); what matches no route goes to --backend, or is refused if there is none
     #[arg(long = "route", value_name = "HOST=ACTION", value_parser = crate::routes::parse)]
     pub(crate) routes: Vec<RouteArg>,
 
@@ -158,89 +164,15 @@ pub(crate) struct PassthroughArgs {
     #[arg(long, value_name = "VERSION", value_parser = values::proxy_version)]
     pub(crate) send_proxy: Option<SendProxy>,
 
-    /// Authorities of the backends' certificates for --check tls: a PEM file, or `system`
-    #[arg(long, value_name = "FILE|system", value_parser = values::backend_ca)]
-    pub(crate) backend_ca: Option<BackendCa>,
-
-    /// The name that the backends' certificates are checked for, instead of the route's
-    #[arg(long, value_name = "NAME")]
-    pub(crate) backend_name: Option<String>,
-
     /// Longest time without a byte in either direction of a connection that is passed on
     #[arg(long, value_name = "D", default_value = "1h", value_parser = values::duration)]
     pub(crate) timeout_tunnel: Duration,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) enum BackendCa {
-    System,
-    File(PathBuf),
-}
-
-/// What clients have to show.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ClientAuthArgs {
-    /// Authorities of client certificates, PEM
-    #[arg(id = "client_ca", long = "client-ca", value_name = "FILE")]
-    pub(crate) ca: Option<PathBuf>,
-
-    /// Whether clients are asked for certificates: off, optional, required
-    #[arg(id = "client_auth", long = "client-auth", value_name = "MODE", default_value = "off")]
-    pub(crate) mode: AuthMode,
-
-    /// Require certificates for these server names only
-    #[arg(
-        id = "client_auth_names",
-        long = "client-auth-names",
-        value_name = "A,B",
-        value_delimiter = ','
-    )]
-    pub(crate) names: Vec<String>,
-
-    /// Revocation list for client certificates, PEM or DER (repeatable)
-    #[arg(id = "client_crl", long = "client-crl", value_name = "FILE")]
-    pub(crate) crl: Vec<PathBuf>,
-
-    /// Pass the verified client's common name in this header, and remove what a client sends there
-    #[arg(id = "client_cn_header", long = "client-cn-header", value_name = "NAME")]
-    pub(crate) cn_header: Option<HeaderName>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AuthMode {
-    Off,
-    Optional,
-    Required,
-}
-
-impl ClientAuthArgs {
-    /// Finds flags that would have no effect without others.
-    fn check(&self) -> Result<(), String> {
-        let off = self.mode == AuthMode::Off;
-        if off && (self.ca.is_some() || !self.crl.is_empty() || !self.names.is_empty()) {
-            return Err(
-                "--client-ca, --client-crl and --client-auth-names have no effect without \
-                        --client-auth optional or required"
-                    .to_owned(),
-            );
-        }
-        if !off && self.ca.is_none() {
-            return Err(
-                "--client-auth needs --client-ca, to say whose certificates are good".to_owned()
-            );
-        }
-        if !self.names.is_empty() && self.mode != AuthMode::Required {
-            return Err(
-                "--client-auth-names limits --client-auth required, and needs it".to_owned()
-            );
-        }
-        Ok(())
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Terminate,
+    Reencrypt,
     Passthrough,
 }
 
@@ -255,6 +187,20 @@ pub(crate) enum Check {
 pub(crate) struct BackendArg {
     pub(crate) name: String,
     pub(crate) address: String,
+    pub(crate) server_name: Option<String>,
+}
+
+impl BackendArg {
+    pub(crate) fn add_to(cluster: ClusterBuilder, arg: &Self) -> ClusterBuilder {
+        let Self { name, address, server_name } = arg;
+        match (address.parse(), server_name) {
+            (Ok(address), Some(server_name)) => {
+                let backend = Backend::new(name.as_str(), address);
+                cluster.add(backend.with_server_name(server_name.as_str()))
+            }
+            _ => cluster.backend(name, address),
+        }
+    }
 }
 
 impl Cli {
@@ -277,73 +223,32 @@ impl Cli {
             let line = what.split_whitespace().collect::<Vec<_>>().join(" ");
             line.trim_start_matches("error: ").to_owned()
         })?;
-        cli.client_auth.check()?;
-        cli.check_parts()?;
+        effects::check(&cli)?;
         Ok(cli)
     }
 
-    /// Whether anything ends TLS here.
+    /// Whether TLS ends here for anything.
     pub(crate) fn terminates(&self) -> bool {
-        let by_default = self.mode == Mode::Terminate && !self.backend.is_empty();
-        by_default || self.passthrough.routes.iter().any(|route| route.action == Action::Terminate)
+        self.ends_in_the_clear() || self.reencrypts()
+    }
+
+    /// Whether anything goes from here to backends in the clear.
+    pub(crate) fn ends_in_the_clear(&self) -> bool {
+        self.does(Mode::Terminate, |action| *action == Action::Terminate)
+    }
+
+    /// Whether TLS starts again here for anything.
+    pub(crate) fn reencrypts(&self) -> bool {
+        self.does(Mode::Reencrypt, |action| matches!(action, Action::Reencrypt(_)))
     }
 
     /// Whether anything passes on to backends as it comes.
     pub(crate) fn passes(&self) -> bool {
-        let by_default = self.mode == Mode::Passthrough && !self.backend.is_empty();
-        let passes = |route: &RouteArg| matches!(route.action, Action::Pass(_));
-        by_default || self.passthrough.routes.iter().any(passes)
+        self.does(Mode::Passthrough, |action| matches!(action, Action::Pass(_)))
     }
 
-    /// Finds flags that would have no effect. One that asks clients for certificates must not be
-    /// believed to protect what it does not.
-    fn check_effects(&self) -> Result<(), String> {
-        let Self { passthrough, client_auth, .. } = self;
-        if !self.terminates() && (client_auth.mode != AuthMode::Off || self.strict_sni) {
-            let flag = if self.strict_sni { "--strict-sni" } else { "--client-auth" };
-            return Err(format!("{flag} has no effect: TLS ends nowhere here"));
-        }
-        if passthrough.send_proxy.is_some() && !self.terminates() && !self.passes() {
-            return Err("--send-proxy has no effect: nothing goes to a backend here".to_owned());
-        }
-        if passthrough.lint_routes && passthrough.routes.is_empty() {
-            return Err("--lint-routes needs --route, to say what to look at".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Finds flags without what they need, and flags that would have no effect.
-    fn check_parts(&self) -> Result<(), String> {
-        let Self { passthrough, certs, backend, check, .. } = self;
-        if backend.is_empty() && passthrough.routes.is_empty() {
-            let certs = if certs.is_empty() { "--certs and " } else { "" };
-            let certs = if self.mode == Mode::Terminate { certs } else { "" };
-            return Err(format!("{certs}--backend are needed, or --route, to say where to go"));
-        }
-        if self.terminates() && certs.is_empty() {
-            return Err("--certs is needed where TLS ends here".to_owned());
-        }
-        if self.terminates() && backend.is_empty() {
-            return Err("--backend is needed where TLS ends here".to_owned());
-        }
-        self.check_effects()?;
-        if *check != Check::Tls
-            && (passthrough.backend_ca.is_some() || passthrough.backend_name.is_some())
-        {
-            return Err(
-                "--backend-ca and --backend-name have no effect without --check tls".to_owned()
-            );
-        }
-        if *check == Check::Tls && !self.passes() {
-            let plain = "--check tls of backends that plain HTTP goes to is not built yet";
-            let none = "--check tls has no effect: nothing goes to a backend here";
-            return Err(if self.terminates() { plain } else { none }.to_owned());
-        }
-        if *check == Check::Tls && passthrough.backend_ca.is_none() {
-            return Err(
-                "--check tls needs --backend-ca, to say whose certificates are good".to_owned()
-            );
-        }
-        Ok(())
+    fn does(&self, mode: Mode, is: impl Fn(&Action) -> bool) -> bool {
+        let by_default = self.mode == mode && !self.backend.is_empty();
+        by_default || self.passthrough.routes.iter().any(|route| is(&route.action))
     }
 }

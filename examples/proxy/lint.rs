@@ -48,19 +48,33 @@ async fn look(
     let host = route.host.to_string();
     match &route.action {
         Action::Reject => Ok(LintedRoute::new(&host, "reject")?),
-        Action::Terminate => {
-            let h2 = cli.alpn.iter().any(|protocol| protocol == "h2");
-            let served = certs.and_then(|certs| certs.lookup(&sample_name(&route.host)));
-            let names = served.map(|served| served.names).unwrap_or_default();
-            Ok(LintedRoute::new(&host, "terminate")?.certificate(names, h2))
+        Action::Terminate => served(cli, certs, route, "terminate".to_owned()),
+        Action::Reencrypt(backends) => {
+            served(cli, certs, route, format!("reencrypt:{}", list(backends)))
         }
         Action::Pass(backends) => {
             let seen = first_seen(cli, route, backends).await?;
-            let all = backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-            let linted = LintedRoute::new(&host, format!("pass:{all}"))?;
+            let linted = LintedRoute::new(&host, format!("pass:{}", list(backends)))?;
             Ok(linted.certificate(&seen.names, seen.is_h2()))
         }
     }
+}
+
+/// A route for which TLS ends here.
+fn served(
+    cli: &Cli,
+    certs: Option<&CertStore>,
+    route: &RouteArg,
+    action: String,
+) -> Result<LintedRoute, Box<dyn Error>> {
+    let h2 = cli.alpn.iter().any(|protocol| protocol == "h2");
+    let served = certs.and_then(|certs| certs.lookup(&sample_name(&route.host)));
+    let names = served.map(|served| served.names).unwrap_or_default();
+    Ok(LintedRoute::new(&route.host.to_string(), action)?.certificate(names, h2))
+}
+
+fn list(backends: &[Address]) -> String {
+    backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// The certificate of the first backend that presents one.

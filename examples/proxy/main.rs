@@ -1,5 +1,5 @@
-//! A complete load balancer: TLS ends here, or passes through to servers that have certificates of
-//! their own, as each name wants it.
+//! A complete load balancer: TLS ends here, ends here and starts again, or passes through to servers
+//! that have certificates of their own, as each name wants it.
 //!
 //! ```text
 //! proxy --certs site.pem --backend web1=10.0.0.1:80 --backend web2=10.0.0.2:80 --check tcp
@@ -12,6 +12,7 @@ mod lint;
 mod routes;
 mod signals;
 mod stack;
+mod upstream;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -21,12 +22,13 @@ use std::thread;
 use bartizan::net::ErrorChain;
 use bartizan::prelude::*;
 use checks::Checking;
-use cli::Cli;
-use routes::Passing;
+use cli::{BackendArg, Cli};
+use routes::Routed;
 use signals::Signals;
 use stack::Parts;
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
+use upstream::Upstream;
 
 /// A request takes some forty small allocations and a few of 1 to 8 KiB. glibc keeps those of over
 /// 1 KiB in no cache of the thread's, which costs a twentieth of a request's instructions.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
 struct Proxy {
     parts: Parts,
     certs: Option<CertStore>,
+    upstream: Option<Upstream>,
     checking: Checking,
     drain: Drain,
     workers: Workers,
@@ -78,13 +81,12 @@ struct Proxy {
 
 impl Proxy {
     fn new(cli: Cli) -> Result<Self, Box<dyn Error>> {
-        let cluster = cli
-            .backend
-            .iter()
-            .fold(Cluster::builder("backends"), |c, b| c.backend(&b.name, &b.address))
-            .build()?;
-        let passing = Passing::of(&cli.passthrough.routes)?;
-        let checking = Checking::new(&cli, &cluster, &passing)?;
+        let cluster =
+            cli.backend.iter().fold(Cluster::builder("backends"), BackendArg::add_to).build()?;
+        let routed = Routed::of(&cli.passthrough.routes)?;
+        let upstream = Upstream::new(&cli)?;
+        let originate = upstream.as_ref().map(|upstream| upstream.layer.clone());
+        let checking = Checking::new(&cli, &cluster, &routed, originate.as_ref())?;
         let drain = Drain::new();
         let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;
         let max_conns = cli.max_conns.unwrap_or_else(|| connections_for(descriptors, cli.passes()));
@@ -99,12 +101,12 @@ impl Proxy {
         // Before anybody can read that it listens: a signal from then on must drain it.
         let control = Builder::new_current_thread().enable_all().build()?;
         let signals = control.block_on(async { Signals::catch() })?;
-        let parts = Parts::new(cli, certs.clone(), cluster, passing)?;
-        Ok(Self { parts, certs, checking, drain, workers, control, signals })
+        let parts = Parts::new(cli, certs.clone(), originate, cluster, routed)?;
+        Ok(Self { parts, certs, upstream, checking, drain, workers, control, signals })
     }
 
     fn run(self) -> Result<(), Box<dyn Error>> {
-        let Self { parts, certs, checking, drain, workers, control, signals } = self;
+        let Self { parts, certs, upstream, checking, drain, workers, control, signals } = self;
         let grace = parts.grace();
         // Before the first connection: a backend that is yet to prove itself must not get it.
         let checks = {
@@ -113,7 +115,7 @@ impl Proxy {
         };
         // Not joined: it waits for signals for as long as the process lives.
         thread::Builder::new().name("control".into()).spawn(move || {
-            control.block_on(signals.obey(drain, grace, certs));
+            control.block_on(signals.obey(drain, grace, (certs, upstream)));
             drop(checks);
         })?;
         workers.run(|worker| parts.stack(worker.index))?;

@@ -14,6 +14,7 @@ pub(crate) struct RouteArg {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Terminate,
+    Reencrypt(Vec<Address>),
     Pass(Vec<Address>),
     Reject,
 }
@@ -26,8 +27,14 @@ pub(crate) fn parse(text: &str) -> Result<RouteArg, String> {
         "terminate" if rest.is_empty() => Action::Terminate,
         "reject" if rest.is_empty() => Action::Reject,
         "pass" => Action::Pass(addresses(rest)?),
-        "reencrypt" => return Err("reencrypt is not built yet in this version".to_owned()),
-        _ => return Err("an action is pass:ADDR[,ADDR...], terminate or reject".to_owned()),
+        "reencrypt" => Action::Reencrypt(addresses(rest)?),
+        _ => {
+            return Err(
+                "an action is pass:ADDR[,ADDR...], reencrypt:ADDR[,ADDR...], terminate or \
+                        reject"
+                    .to_owned(),
+            );
+        }
     };
     Ok(RouteArg { host, action })
 }
@@ -36,31 +43,31 @@ fn addresses(list: &str) -> Result<Vec<Address>, String> {
     list.split(',').map(|address| address.parse().map_err(|error| format!("{error}"))).collect()
 }
 
-/// The backends of a route that passes connections on.
+/// The backends of a route that has its own.
 #[derive(Clone)]
-pub(crate) struct Passing {
+pub(crate) struct Routed {
     pub(crate) host: HostPattern,
     pub(crate) cluster: Cluster,
+    /// Whether TLS ends here and starts again, or passes.
+    pub(crate) reencrypts: bool,
 }
 
-impl Passing {
+impl Routed {
     /// Those of all routes.
     pub(crate) fn of(routes: &[RouteArg]) -> Result<Vec<Self>, ClusterError> {
-        let passing = routes.iter().filter_map(|route| match &route.action {
-            Action::Pass(backends) => Some((&route.host, backends)),
-            _ => None,
+        let own = routes.iter().filter_map(|route| match &route.action {
+            Action::Pass(backends) => Some((&route.host, backends, false)),
+            Action::Reencrypt(backends) => Some((&route.host, backends, true)),
+            Action::Terminate | Action::Reject => None,
         });
-        passing
-            .map(|(host, backends)| {
-                let cluster = Cluster::builder(host.to_string());
-                let add = |cluster: ClusterBuilder, backend: &Address| {
-                    cluster.add(Backend::new(backend.to_string(), backend.clone()))
-                };
-                Ok(Self {
-                    host: host.clone(),
-                    cluster: backends.iter().fold(cluster, add).build()?,
-                })
-            })
-            .collect()
+        own.map(|(host, backends, reencrypts)| {
+            let cluster = Cluster::builder(host.to_string());
+            let add = |cluster: ClusterBuilder, backend: &Address| {
+                cluster.add(Backend::new(backend.to_string(), backend.clone()))
+            };
+            let cluster = backends.iter().fold(cluster, add).build()?;
+            Ok(Self { host: host.clone(), cluster, reencrypts })
+        })
+        .collect()
     }
 }

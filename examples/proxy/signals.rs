@@ -9,6 +9,8 @@ use bartizan::net::{Drain, Phase};
 use bartizan::tls::CertStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::upstream::Upstream;
+
 /// The signals that the proxy obeys, caught from when this exists.
 pub(crate) struct Signals {
     terminate: Signal,
@@ -27,16 +29,16 @@ impl Signals {
     }
 
     /// Obeys them for as long as the process lives.
-    pub(crate) async fn obey(mut self, drain: Drain, grace: Duration, certs: Option<CertStore>) {
+    pub(crate) async fn obey(mut self, drain: Drain, grace: Duration, files: Files) {
         let mut draining = None;
-        let reload = certs.map(reloads);
+        let reload = reloads(files);
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.hangup.recv() => {
                     // If one is waiting already, it will see what this one would.
-                    let _ = reload.as_ref().map(|reload| reload.try_send(()));
+                    let _ = reload.try_send(());
                     continue;
                 }
             }
@@ -51,12 +53,16 @@ impl Signals {
     }
 }
 
-/// A thread that loads certificates again whenever it is told. What it finds wrong is logged.
-fn reloads(certs: CertStore) -> SyncSender<()> {
+/// What is made of files: the certificates that are served, and TLS to backends.
+pub(crate) type Files = (Option<CertStore>, Option<Upstream>);
+
+/// A thread that loads files again whenever it is told. What it finds wrong is logged.
+fn reloads((certs, upstream): Files) -> SyncSender<()> {
     let (tell, told) = sync_channel(1);
     thread::spawn(move || {
         while told.recv().is_ok() {
-            let _ = certs.reload();
+            let _ = certs.as_ref().map(CertStore::reload);
+            let _ = upstream.as_ref().map(Upstream::reload);
         }
     });
     tell

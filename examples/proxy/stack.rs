@@ -1,7 +1,7 @@
 //! What happens to a connection, put together out of layers.
 //!
 //! ```text
-//! AcceptProxy ▸ SourceLimit ▸ ClientHello ▸ HostRouter ─┬▸ TlsTerminate ▸ ServeHttp ▸ … ▸ Balance ▸ HttpPool
+//! AcceptProxy ▸ SourceLimit ▸ ClientHello ▸ HostRouter ─┬▸ TlsTerminate ▸ ServeHttp ▸ … ▸ Balance ▸ HttpPool [▸ TlsOriginate]
 //!                                                       ├▸ Balance ▸ Tunnel
 //!                                                       └▸ RejectTls
 //! ```
@@ -12,19 +12,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bartizan::http::ServeHttpError;
+use bartizan::http::{BackendProtocol, ServeHttpError};
 use bartizan::net::{
-    AcceptProxyLayer, ClientHelloLayer, HostRouter, LocalBoxConnService, RejectTls, Replay,
-    RouteError, SendProxyLayer, TunnelLayer,
+    AcceptProxyLayer, BoxError, ClientHelloLayer, DialledStream, HostRouter, LocalBoxConnService,
+    RejectTls, Replay, RouteError, SendProxyHeader, SendProxyLayer, TunnelLayer,
 };
 use bartizan::prelude::*;
+use bartizan::tls::TlsOriginateLayer;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::cli::{Cli, Mode};
-use crate::routes::{Action, Passing};
+use crate::cli::{BackendProto, Cli, Mode};
+use crate::routes::{Action, Routed};
 
 /// A stream of which anything that was read is read again.
 type Io = Replay<TcpStream>;
@@ -37,10 +38,12 @@ pub(crate) struct Parts {
     /// None where TLS ends nowhere here. One for all workers: its cap on handshakes is for the
     /// process.
     tls: Option<TlsTerminateLayer>,
+    /// Set where TLS starts again. One for all workers: they share sessions.
+    upstream: Option<TlsOriginateLayer>,
     /// The backends of `--backend`.
     cluster: Cluster,
     /// Those of routes.
-    passing: Vec<Passing>,
+    routed: Vec<Routed>,
 }
 
 impl Parts {
@@ -48,15 +51,16 @@ impl Parts {
     pub(crate) fn new(
         cli: Cli,
         certs: Option<CertStore>,
+        upstream: Option<TlsOriginateLayer>,
         cluster: Cluster,
-        passing: Vec<Passing>,
+        routed: Vec<Routed>,
     ) -> Result<Self, RouteError> {
         let routes = &cli.passthrough.routes;
         let mut hosts = routes.iter().map(|route| route.host.to_string());
         hosts.try_fold(HostRouter::new(()), |router, host| router.route([host], ()))?;
         let tls = certs
             .map(|certs| TlsTerminateLayer::new(certs).handshake_timeout(cli.timeout_handshake));
-        Ok(Self { cli, tls, cluster, passing })
+        Ok(Self { cli, tls, upstream, cluster, routed })
     }
 
     pub(crate) fn grace(&self) -> Duration {
@@ -80,14 +84,14 @@ impl Parts {
     }
 
     fn routed(&self, worker: usize) -> Connections {
-        let terminate = self.tls.as_ref().map(|tls| self.terminate(tls, worker));
         let reject = LocalBoxConnService::new(RejectTls::new());
+        let terminate = self.cli.ends_in_the_clear().then(|| self.end(&self.cluster, worker, None));
         let otherwise = match self.cli.mode {
-            _ if self.cli.backend.is_empty() => None,
-            Mode::Terminate => terminate.clone(),
-            Mode::Passthrough => Some(self.pass(&self.cluster, worker)),
+            _ if self.cli.backend.is_empty() => reject.clone(),
+            Mode::Terminate => terminate.clone().unwrap_or_else(|| reject.clone()),
+            Mode::Reencrypt => self.end(&self.cluster, worker, self.upstream.as_ref()),
+            Mode::Passthrough => self.pass(&self.cluster, worker),
         };
-        let otherwise = otherwise.unwrap_or_else(|| reject.clone());
         if self.cli.passthrough.routes.is_empty() {
             return otherwise;
         }
@@ -117,46 +121,83 @@ impl Parts {
             Some(terminate) => router.route(here, terminate)?,
             None => router,
         };
-        for passing in &self.passing {
-            router =
-                router.route([passing.host.to_string()], self.pass(&passing.cluster, worker))?;
+        for Routed { host, cluster, reencrypts } in &self.routed {
+            let service = match reencrypts {
+                true => self.end(cluster, worker, self.upstream.as_ref()),
+                false => self.pass(cluster, worker),
+            };
+            router = router.route([host.to_string()], service)?;
         }
         Ok(router)
     }
 
-    /// TLS ends here, and what is in it goes to the backends.
-    fn terminate(&self, tls: &TlsTerminateLayer, worker: usize) -> Connections {
+    /// TLS ends here, and what is in it goes to the backends: in the clear, or in TLS again.
+    fn end(
+        &self,
+        cluster: &Cluster,
+        worker: usize,
+        upstream: Option<&TlsOriginateLayer>,
+    ) -> Connections {
+        match upstream.cloned() {
+            Some(upstream) => self.http(cluster, worker, move |dial| upstream.layer(dial)),
+            None => self.http(cluster, worker, |dial| dial),
+        }
+    }
+
+    fn http<D>(
+        &self,
+        cluster: &Cluster,
+        worker: usize,
+        over: impl Fn(SendProxyHeader<TcpDial>) -> D + Clone + 'static,
+    ) -> Connections
+    where
+        D: Service<Arc<Backend>, Response: DialledStream, Error: Into<BoxError>, Future: Send>,
+        D: Clone + Send + 'static,
+    {
+        let Some(tls) = &self.tls else { return LocalBoxConnService::new(RejectTls::new()) };
         let policy = Arc::new(RoundRobin::starting_at(worker));
+        let tcp = TcpDial::new().connect_timeout(self.cli.timeout_connect);
+        let dial = move |header| over(SendProxyLayer::new(header).layer(tcp));
         let Some(send) = self.cli.passthrough.send_proxy.clone() else {
-            return LocalBoxConnService::new(tls.layer(self.serve(policy, Bytes::new())));
+            let serve = self.serve(cluster.clone(), policy, dial(Bytes::new()));
+            return LocalBoxConnService::new(tls.layer(serve));
         };
         // Connections to backends are one client's, then: their header says whose. Whose turn it is
         // among the backends goes on from client to client all the same.
-        let parts = Rc::new(self.clone());
+        let (parts, cluster) = (Rc::new(self.clone()), cluster.clone());
         let serve = service_fn(move |conn: Conn<_>| {
-            parts.serve(Arc::clone(&policy), send.header_for(conn.info())).oneshot(conn)
+            let dial = dial(send.header_for(conn.info()));
+            parts.serve(cluster.clone(), Arc::clone(&policy), dial).oneshot(conn)
         });
         LocalBoxConnService::new(tls.layer(serve))
     }
 
-    /// HTTP, over connections to backends that begin with `header`.
-    fn serve<IO>(
+    /// HTTP, over connections to backends that `dial` makes.
+    fn serve<IO, D>(
         &self,
+        cluster: Cluster,
         policy: Arc<RoundRobin>,
-        header: Bytes,
-    ) -> impl Service<Conn<IO>, Error = ServeHttpError, Future: 'static> + Clone + 'static + use<IO>
+        dial: D,
+    ) -> impl Service<Conn<IO>, Error = ServeHttpError, Future: 'static> + Clone + 'static + use<IO, D>
     where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
+        D: Service<Arc<Backend>, Response: DialledStream, Error: Into<BoxError>, Future: Send>,
+        D: Clone + Send + 'static,
     {
         let cli = &self.cli;
+        let protocol = match cli.upstream.proto {
+            BackendProto::H1 => BackendProtocol::Http1,
+            BackendProto::H2 => BackendProtocol::Http2,
+            BackendProto::Auto => BackendProtocol::Auto,
+        };
+        let pool = HttpPoolLayer::new().protocol(protocol).response_timeout(cli.timeout_server);
         let requests = ServiceBuilder::new()
             .layer(HostGuardLayer::new())
             .layer(ForwardedLayer::new())
             .layer(client_cert(cli))
-            .layer(BalanceLayer::new(self.cluster.clone(), policy).retries(cli.retries))
-            .layer(HttpPoolLayer::new().response_timeout(cli.timeout_server))
-            .layer(SendProxyLayer::new(header))
-            .service(TcpDial::new().connect_timeout(cli.timeout_connect));
+            .layer(BalanceLayer::new(cluster, policy).retries(cli.retries))
+            .layer(pool)
+            .service(dial);
         ServeHttp::new(requests)
             .header_timeout(cli.timeout_header)
             .client_timeout(cli.timeout_client)

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,6 +60,18 @@ impl Proxy {
     pub fn example<S: AsRef<OsStr>>(name: &str, args: &[S]) -> Self {
         let mut command = Command::new(example_binary(name));
         command.args(args);
+        Self::spawn(command)
+    }
+
+    /// Starts the example in the file `program` as the user and group `id`, and waits until it
+    /// listens. Only the superuser can do so.
+    ///
+    /// # Panics
+    ///
+    /// If it ends instead.
+    pub fn spawn_as<S: AsRef<OsStr>>(id: u32, program: &Path, args: &[S]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).uid(id).gid(id);
         Self::spawn(command)
     }
 

@@ -65,6 +65,8 @@ fn help_is_no_error() {
         "--accept-proxy",
         "--send-proxy",
         "--backend-ca",
+        "--backend-pin",
+        "--dangerous-no-verify",
         "--timeout-tunnel",
     ] {
         assert!(ended.stdout.contains(flag), "{flag} is missing:\n{}", ended.stdout);
@@ -89,15 +91,11 @@ fn flags_that_are_missing_or_unknown_are_named() {
 #[test]
 fn parts_that_are_not_built_yet_say_so() {
     for added in [
-        &["--mode", "reencrypt"][..],
-        &["--route", "a.example=reencrypt:127.0.0.1:1"],
-        &["--check", "http:/"],
+        &["--check", "http:/"][..],
         &["--check", "grpc"],
         &["--backend", "web=127.0.0.1:1,weight=2"],
         &["--backend", "127.0.0.1:1,backup"],
         &["--backend", "dns:web.example:80"],
-        &["--backend-proto", "h2"],
-        &["--dangerous-no-verify"],
         &["--balance", "leastconn"],
         &["--balance", "ring,bounded=125"],
         &["--sticky", "source"],
@@ -160,7 +158,48 @@ fn flags_of_passthrough_that_do_not_go_together_are_refused() {
         assert_says(&refusal(&args), words);
     }
     let added = ["--check", "tls", "--backend-ca", ca];
-    assert_says(&refusal_of(&added), &["--check tls", "not built yet"]);
+    assert_says(&refusal_of(&added), &["--check tls", "in the clear"]);
+}
+
+#[test]
+fn flags_of_reencryption_that_cannot_be_read_or_do_not_go_together_are_refused() {
+    let site = Site::new();
+    let ca = site.ca_file().to_str().unwrap();
+    let certs = site.certs().to_str().unwrap();
+    let again = ["--mode", "reencrypt"];
+    let named = ["--mode", "reencrypt", "--backend-ca", ca, "--backend-name", "web.internal"];
+    let ca_only = ["--mode", "reencrypt", "--backend-ca", ca];
+    let unverified = ["--mode", "reencrypt", "--dangerous-no-verify"];
+    let pin = "sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let dangerous = "--dangerous-no-verify";
+    for (base, added, words) in [
+        (&again[..], &[][..], &["--backend-ca"][..]),
+        (&again, &["--backend-ca", ca], &["--backend-name", "sni=", "127.0.0.1:9"]),
+        (&again, &["--backend-ca", "/nowhere/ca.pem", "--backend-name", "a"], &["/nowhere/ca.pem"]),
+        (&named, &[dangerous], &[dangerous, "--backend-ca"]),
+        (&named, &["--backend-key", certs], &["--backend-key", "--backend-cert"]),
+        (&named, &["--backend-cert", ca], &[ca, "key"]),
+        (&named, &["--backend-pin", "sha256:AAAA"], &["--backend-pin", "sha256:AAAA"]),
+        (&named, &["--backend-pin", "md5:AAAA"], &["--backend-pin", "md5:AAAA"]),
+        (&named, &["--backend-proto", "h3"], &["--backend-proto", "h3"]),
+        (&named, &["--backend", "b=127.0.0.1:1,sni="], &["sni="]),
+        (&named, &["--backend", "b=127.0.0.1:1,sni=a b"], &["--backend", "`a b`"]),
+        (&ca_only, &["--backend-name", "a b"], &["--backend-name", "`a b`"]),
+        (&ca_only, &["--backend-name", ""], &["--backend-name", "empty"]),
+        (&ca_only, &["--backend-name", "*.internal"], &["--backend-name", "wildcard"]),
+        (
+            &unverified,
+            &["--route", "a.example=pass:127.0.0.1:1", "--check", "tls"],
+            &["--check tls", "--backend-ca"],
+        ),
+        (&[], &["--backend-cert", certs], &["--backend-cert", "no effect"]),
+        (&[], &["--backend-pin", pin], &["--backend-pin", "no effect"]),
+        (&[], &[dangerous], &[dangerous, "no effect"]),
+        (&[], &["--route", "a.example=reencrypt:127.0.0.1:1"], &["--backend-ca"]),
+        (&[], &["--route", "a.example=reencrypt:nowhere"], &["nowhere"]),
+    ] {
+        assert_says(&refusal_of(&[base, added].concat()), words);
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //! 7. [Shutting down](#shutting-down)
 //! 8. [One runtime, or one per core](#one-runtime-or-one-per-core)
 //!
-//! Connections whose TLS passes through have a [page of their own](passthrough).
+//! Connections whose TLS passes through have a [page of their own](passthrough), and so has
+//! [TLS towards backends](reencrypt).
 //!
 //! # A reverse proxy, line by line
 //!
@@ -369,6 +370,8 @@
 #![cfg(all(feature = "http", feature = "tls"))]
 
 pub mod passthrough;
+#[cfg(all(feature = "tls", feature = "http"))]
+pub mod reencrypt;
 
 #[cfg(doc)]
 use crate::prelude::*;

@@ -6,7 +6,7 @@
 //! | module | what is in it |
 //! | --- | --- |
 //! | [`net`] | connections: accept loop, drain, per-core workers, dialling, routes by server name, tunnels, PROXY protocol |
-//! | [`tls`] | TLS termination and certificates (feature `tls`) |
+//! | [`tls`] | TLS towards clients and backends, certificates (feature `tls`) |
 //! | [`balance`] | backends, policies, leases, health checks |
 //! | [`http`] | serving, pooling and forwarding HTTP (feature `http`) |
 //!
@@ -43,6 +43,7 @@ pub mod prelude {
     };
     #[cfg(feature = "tls")]
     pub use bartizan_tls::{
-        CertStore, ClientAuth, HostRules, Identity, TlsListener, TlsTerminateLayer,
+        CertStore, ClientAuth, ClientCredentials, HostRules, Identity, ServerTrust, TlsListener,
+        TlsOriginateLayer, TlsTerminateLayer,
     };
 }

@@ -3,16 +3,22 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bartizan::net::{SendProxy, SourceLimitLayer};
+use bartizan::net::{HostPattern, SendProxy, SourceLimitLayer};
+use bartizan::tls::Pin;
 use ipnet::IpNet;
 
-use super::{BackendArg, BackendCa, Check, Mode};
+use super::{BackendArg, BackendCa, BackendProto, Check, Mode};
 
 pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
     let mut parts = text.split(',');
     let server = parts.next().unwrap_or_default();
-    if let Some(option) = parts.next() {
-        return Err(unbuilt(&format!("the option `{option}` of a backend")));
+    let mut server_name = None;
+    for option in parts {
+        match option.split_once('=') {
+            Some(("sni", "")) => return Err("the name after `sni=` is empty".to_owned()),
+            Some(("sni", name)) => server_name = Some(self::server_name(name)?),
+            _ => return Err(unbuilt(&format!("the option `{option}` of a backend"))),
+        }
     }
     let (name, address) = server.split_once('=').unwrap_or((server, server));
     if address.starts_with("dns:") {
@@ -21,7 +27,7 @@ pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
     if name.is_empty() {
         return Err("the name before `=` is empty".to_owned());
     }
-    Ok(BackendArg { name: name.to_owned(), address: address.to_owned() })
+    Ok(BackendArg { name: name.to_owned(), address: address.to_owned(), server_name })
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -61,8 +67,9 @@ pub(super) fn check(text: &str) -> Result<Check, String> {
 pub(super) fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "terminate" => Ok(Mode::Terminate),
+        "reencrypt" => Ok(Mode::Reencrypt),
         "passthrough" => Ok(Mode::Passthrough),
-        other => one_of(&["reencrypt"], other),
+        other => one_of(&[], other),
     }
 }
 
@@ -96,8 +103,31 @@ pub(super) fn backend_ca(text: &str) -> Result<BackendCa, String> {
     })
 }
 
-pub(super) fn backend_proto(text: &str) -> Result<String, String> {
-    if text == "h1" { Ok(text.into()) } else { one_of(&["h2", "auto"], text) }
+/// A name that a certificate can be for, or an address.
+pub(super) fn server_name(text: &str) -> Result<String, String> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let name: HostPattern = text.parse().map_err(|error| format!("{error}"))?;
+    if name.is_wildcard() {
+        return Err(
+            "it is a wildcard; name one host, which a wildcard certificate may be for".into()
+        );
+    }
+    Ok(name.key().to_owned())
+}
+
+pub(super) fn pin(text: &str) -> Result<Pin, String> {
+    text.parse::<Pin>().map_err(|error| error.to_string())
+}
+
+pub(super) fn backend_proto(text: &str) -> Result<BackendProto, String> {
+    match text {
+        "h1" => Ok(BackendProto::H1),
+        "h2" => Ok(BackendProto::H2),
+        "auto" => Ok(BackendProto::Auto),
+        other => one_of(&[], other),
+    }
 }
 
 pub(super) fn balance(text: &str) -> Result<String, String> {
@@ -125,11 +155,7 @@ pub(super) fn unbuilt(what: &str) -> String {
 }
 
 /// Flags of the contract whose parts do not exist yet.
-pub(super) const UNBUILT: [&str; 23] = [
-    "--backend-cert",
-    "--backend-key",
-    "--backend-pin",
-    "--dangerous-no-verify",
+pub(super) const UNBUILT: [&str; 19] = [
     "--hash-key",
     "--sticky",
     "--slowstart",

@@ -1,0 +1,68 @@
+//! Which flags go together.
+
+use super::{AuthMode, Check, Cli, Mode};
+
+/// Finds flags that contradict each other, that others need, or that would have no effect.
+pub(super) fn check(cli: &Cli) -> Result<(), String> {
+    cli.client_auth.check()?;
+    check_parts(cli)?;
+    cli.upstream.check(cli)
+}
+
+/// Finds flags that would have no effect. One that asks clients for certificates must not be
+/// believed to protect what it does not.
+fn check_effects(cli: &Cli) -> Result<(), String> {
+    let Cli { passthrough, client_auth, .. } = cli;
+    if !cli.terminates() && (client_auth.mode != AuthMode::Off || cli.strict_sni) {
+        let flag = if cli.strict_sni { "--strict-sni" } else { "--client-auth" };
+        return Err(format!("{flag} has no effect: TLS ends nowhere here"));
+    }
+    if passthrough.send_proxy.is_some() && !cli.terminates() && !cli.passes() {
+        return Err("--send-proxy has no effect: nothing goes to a backend here".to_owned());
+    }
+    if passthrough.lint_routes && passthrough.routes.is_empty() {
+        return Err("--lint-routes needs --route, to say what to look at".to_owned());
+    }
+    Ok(())
+}
+
+/// Finds flags without what they need, and flags that would have no effect.
+fn check_parts(cli: &Cli) -> Result<(), String> {
+    let Cli { passthrough, certs, backend, .. } = cli;
+    if backend.is_empty() && passthrough.routes.is_empty() {
+        let certs = if certs.is_empty() { "--certs and " } else { "" };
+        let certs = if cli.mode != Mode::Passthrough { certs } else { "" };
+        return Err(format!("{certs}--backend are needed, or --route, to say where to go"));
+    }
+    if cli.terminates() && certs.is_empty() {
+        return Err("--certs is needed where TLS ends here".to_owned());
+    }
+    if cli.ends_in_the_clear() && backend.is_empty() {
+        return Err("--backend is needed where TLS ends here".to_owned());
+    }
+    check_effects(cli)?;
+    check_checks(cli)
+}
+
+/// Finds what checks of backends need, and what without them has no effect.
+fn check_checks(cli: &Cli) -> Result<(), String> {
+    let upstream = &cli.upstream;
+    let named = upstream.ca.is_some() || upstream.name.is_some();
+    if cli.check == Check::Tls && cli.passes() && upstream.ca.is_none() {
+        return Err("--check tls needs --backend-ca, to say whose certificates are good".to_owned());
+    }
+    if cli.reencrypts() {
+        return Ok(());
+    }
+    if cli.check != Check::Tls && named {
+        return Err("--backend-ca and --backend-name have no effect without --mode reencrypt, a \
+                    route that does, or --check tls"
+            .to_owned());
+    }
+    if cli.check == Check::Tls && !cli.passes() {
+        let plain = "--check tls has no effect: backends are spoken to in the clear here";
+        let none = "--check tls has no effect: nothing goes to a backend here";
+        return Err(if cli.terminates() { plain } else { none }.to_owned());
+    }
+    Ok(())
+}
