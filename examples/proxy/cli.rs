@@ -191,14 +191,14 @@ pub(crate) struct BackendArg {
 }
 
 impl BackendArg {
-    pub(crate) fn add_to(cluster: ClusterBuilder, arg: &Self) -> ClusterBuilder {
-        let Self { name, address, server_name } = arg;
-        match (address.parse(), server_name) {
+    /// Adds it; `name` is what it has to prove if it has no name of its own for that.
+    pub(crate) fn add_to(&self, cluster: ClusterBuilder, name: Option<&str>) -> ClusterBuilder {
+        match (self.address.parse(), self.server_name.as_deref().or(name)) {
             (Ok(address), Some(server_name)) => {
-                let backend = Backend::new(name.as_str(), address);
-                cluster.add(backend.with_server_name(server_name.as_str()))
+                let backend = Backend::new(self.name.as_str(), address);
+                cluster.add(backend.with_server_name(server_name))
             }
-            _ => cluster.backend(name, address),
+            _ => cluster.backend(&self.name, &self.address),
         }
     }
 }

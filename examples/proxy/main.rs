@@ -22,7 +22,7 @@ use std::thread;
 use bartizan::net::ErrorChain;
 use bartizan::prelude::*;
 use checks::Checking;
-use cli::{BackendArg, Cli};
+use cli::{Cli, Mode};
 use routes::Routed;
 use signals::Signals;
 use stack::Parts;
@@ -81,9 +81,12 @@ struct Proxy {
 
 impl Proxy {
     fn new(cli: Cli) -> Result<Self, Box<dyn Error>> {
+        let name = cli.upstream.name.as_deref();
+        let own = name.filter(|_| cli.mode == Mode::Reencrypt);
+        let cluster = Cluster::builder("backends");
         let cluster =
-            cli.backend.iter().fold(Cluster::builder("backends"), BackendArg::add_to).build()?;
-        let routed = Routed::of(&cli.passthrough.routes)?;
+            cli.backend.iter().fold(cluster, |c, backend| backend.add_to(c, own)).build()?;
+        let routed = Routed::of(&cli.passthrough.routes, name)?;
         let upstream = Upstream::new(&cli)?;
         let originate = upstream.as_ref().map(|upstream| upstream.layer.clone());
         let checking = Checking::new(&cli, &cluster, &routed, originate.as_ref())?;

@@ -53,8 +53,8 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    /// Those of all routes.
-    pub(crate) fn of(routes: &[RouteArg]) -> Result<Vec<Self>, ClusterError> {
+    /// Those of all routes; `name` is what backends have to prove that TLS starts again to.
+    pub(crate) fn of(routes: &[RouteArg], name: Option<&str>) -> Result<Vec<Self>, ClusterError> {
         let own = routes.iter().filter_map(|route| match &route.action {
             Action::Pass(backends) => Some((&route.host, backends, false)),
             Action::Reencrypt(backends) => Some((&route.host, backends, true)),
@@ -62,8 +62,12 @@ impl Routed {
         });
         own.map(|(host, backends, reencrypts)| {
             let cluster = Cluster::builder(host.to_string());
-            let add = |cluster: ClusterBuilder, backend: &Address| {
-                cluster.add(Backend::new(backend.to_string(), backend.clone()))
+            let add = |cluster: ClusterBuilder, address: &Address| {
+                let backend = Backend::new(address.to_string(), address.clone());
+                cluster.add(match name.filter(|_| reencrypts) {
+                    Some(name) => backend.with_server_name(name),
+                    None => backend,
+                })
             };
             let cluster = backends.iter().fold(cluster, add).build()?;
             Ok(Self { host: host.clone(), cluster, reencrypts })

@@ -190,7 +190,10 @@ impl Parts {
             BackendProto::H2 => BackendProtocol::Http2,
             BackendProto::Auto => BackendProtocol::Auto,
         };
-        let pool = HttpPoolLayer::new().protocol(protocol).response_timeout(cli.timeout_server);
+        let pool = HttpPoolLayer::new()
+            .protocol(protocol)
+            .settings_timeout(cli.timeout_connect)
+            .response_timeout(cli.timeout_server);
         let requests = ServiceBuilder::new()
             .layer(HostGuardLayer::new())
             .layer(ForwardedLayer::new())

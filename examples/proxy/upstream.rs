@@ -31,9 +31,6 @@ impl Upstream {
         let mut layer = TlsOriginateLayer::new(trust.clone())
             .alpn(protocols)
             .handshake_timeout(cli.timeout_connect);
-        if let Some(name) = &args.name {
-            layer = layer.server_name(name.as_str());
-        }
         if let Some(credentials) = &credentials {
             layer = layer.client_credentials(credentials.clone());
         }

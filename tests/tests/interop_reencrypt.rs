@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bartizan_testkit::{HttpBackend, Leaf, Minted, TestCa, refused_addr};
 use bartizan_tests::program::curl;
-use bartizan_tests::{Haproxy, Nginx, Proxy, Site, eventually};
+use bartizan_tests::{Client, Haproxy, Http, Nginx, Proxy, Site, eventually, full};
 
 const NAME: &str = "web.internal";
 const SOON: Duration = Duration::from_secs(30);
@@ -196,7 +196,7 @@ async fn large_bodies_pass_both_ways() {
     let data = format!("@{}", body.display());
     for proto in ["h1", "h2"] {
         let proxy = inside.proxy(&[addr], &["--backend-cert", client, "--backend-proto", proto]);
-        let (up, down) = (proxy.url("/count"), proxy.url("/size/20000000"));
+        let (up, down) = (proxy.url("/count"), proxy.url("/b/20000000"));
         let ask = |args: &[&str]| {
             tokio::task::block_in_place(|| {
                 curl(&inside.site, 4 * SOON, &[&["--fail"], args].concat())
@@ -205,4 +205,29 @@ async fn large_bodies_pass_both_ways() {
         assert_eq!(ask(&[&up, "--data-binary", &data]).trim(), "20000000", "{proto}");
         assert_eq!(ask(&[&down]).len(), 20_000_000, "{proto}");
     }
+}
+
+/// nginx ends a connection after so many requests, and does not look at those that come too late.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_when_nginx_ends_its_http2_connections() {
+    const REQUESTS: usize = 200;
+    let inside = Inside::new();
+    let client = inside.client.to_str().unwrap();
+    let (_nginx, nginx) = inside.nginx("nginx", "keepalive_requests 50;").await;
+    let flags = ["--backend-cert", client, "--backend-proto", "h2", "--workers", "1"];
+    let proxy = inside.proxy(&[nginx], &flags);
+    let mut clients = Vec::new();
+    for _ in 0..16 {
+        clients.push(Client::connect(&inside.site, &proxy, Http::One).await);
+    }
+    let asks = clients.into_iter().map(async |mut client| {
+        for turn in 0..REQUESTS {
+            let answer = match turn % 2 {
+                0 => client.get("/").await,
+                _ => client.post("/", full("12345")).await,
+            };
+            assert_eq!(answer.status, 200, "turn {turn}");
+        }
+    });
+    futures_util::future::join_all(asks).await;
 }

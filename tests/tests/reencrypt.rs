@@ -157,10 +157,7 @@ async fn each_backend_may_have_a_name_of_its_own() {
     let one = SecureBackend::start("one", &Presents::new(&leaves[0])).await;
     let two = SecureBackend::start("two", &Presents::new(&leaves[1])).await;
     let certs = inside.site.certs().to_str().unwrap();
-    let backends = [
-        format!("one={},sni=web1.internal", one.addr()),
-        format!("two={},sni=web2.internal", two.addr()),
-    ];
+    let backends = [format!("one={}", one.addr()), format!("two={},sni=web2.internal", two.addr())];
     let proxy = Proxy::start(&[
         "--mode",
         "reencrypt",
@@ -172,6 +169,8 @@ async fn each_backend_may_have_a_name_of_its_own() {
         &backends[0],
         "--backend",
         &backends[1],
+        "--backend-name",
+        "web1.internal",
         "--retries",
         "0",
     ]);

@@ -80,16 +80,24 @@ pub(super) struct Spares {
     // What closes although it is new would close again.
     stale: bool,
     outdated: u8,
+    unread: u8,
 }
 
 impl Spares {
     fn new(fresh: bool) -> Self {
-        Self { stale: !fresh, outdated: OUTDATED }
+        Self { stale: !fresh, outdated: OUTDATED, unread: UNREAD }
     }
 
     /// Whether it may, because the connection was closed before it took anything.
     pub(super) fn spend_for_stale(&mut self) -> bool {
         mem::replace(&mut self.stale, false)
+    }
+
+    /// Whether it may, because the backend says that it has not looked at it.
+    pub(super) fn spend_for_unread(&mut self) -> bool {
+        let left = self.unread.checked_sub(1);
+        self.unread = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// Whether it may, because the connection may be given no more requests.
@@ -287,3 +295,7 @@ pub(super) fn accept<B>(
 /// Enough for identities that are replaced while a connection is made; as often in a row, something
 /// replaces them all the time.
 const OUTDATED: u8 = 3;
+
+/// A backend that ends connections after so many requests says so to all that came too late; those
+/// may be too late on the next connection again.
+const UNREAD: u8 = 5;

@@ -49,6 +49,7 @@ pub struct HttpPoolLayer {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     protocol: BackendProtocol,
+    settings_timeout: Duration,
     response_timeout: Duration,
     idle_timeout: Duration,
     max_idle: usize,
@@ -59,6 +60,7 @@ impl HttpPoolLayer {
     pub fn new() -> Self {
         let settings = Settings {
             protocol: BackendProtocol::default(),
+            settings_timeout: SETTINGS_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             max_idle: MAX_IDLE,
@@ -76,10 +78,18 @@ impl HttpPoolLayer {
     ///
     /// While the client has still to send more of its body, the backend may be silent. Over HTTP/2
     /// each stream has its own silence, and one that was silent for too long is reset. The others
-    /// go on; but a connection on which nothing came at all in that time gets no more requests. A
-    /// new connection's settings have to come within this time as well.
+    /// go on; but a connection on which nothing came at all in that time gets no more requests.
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.settings.response_timeout = limit;
+        self
+    }
+
+    /// The time for the settings of a new HTTP/2 connection to come. Default: 5 s.
+    ///
+    /// A connection is made when they have: a backend that agrees on HTTP/2 and then says nothing is
+    /// one that cannot be dialled.
+    pub fn settings_timeout(mut self, limit: Duration) -> Self {
+        self.settings.settings_timeout = limit;
         self
     }
 
@@ -355,6 +365,9 @@ impl<D, B> Future for Checkout<D, B> {
         }
     }
 }
+
+/// As for connecting.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// nginx' `proxy_read_timeout`; HAProxy's `timeout server` has no default.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@
 //! acts on it and does not tell.
 
 mod frames;
+mod kept;
 mod lines;
 mod send;
 mod shared_error;
@@ -78,7 +79,7 @@ where
     let secure = io.alpn().is_some() || io.peer_identity().is_some();
     let traffic = Arc::new(Traffic::new(io.validity()));
     let io = TokioIo::new(H2Io::new(io, Arc::clone(&traffic)));
-    let limit = settings.response_timeout;
+    let limit = settings.settings_timeout;
     let settled = timeout(limit, async {
         let (send, conn) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
         drop(tokio::spawn(drive(conn, Arc::clone(&traffic))));

@@ -6,23 +6,27 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bartizan_balance::{Backend, NotSent, Unanswered};
 use bartizan_net::{BoxError, DialledStream, IdleTimer, Target};
 use h2::Reason;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::Slot;
+use super::kept::Kept;
 use super::stream::{H2Upload, Stream};
 use crate::SendError;
 use crate::headers::to_h2;
 use crate::pool::conn::{Home, Spares, accept, replace};
-use crate::pool::{PooledBody, SendFuture};
+use crate::pool::{Line, PooledBody, SendFuture, obtain};
 
 /// Where the body of an answer comes from, and what it is waited for with.
 pub(crate) struct SharedAnswer {
@@ -93,22 +97,81 @@ where
             return replace(request, home, dial, spares).await;
         }
         to_h2(&mut request, home.backend.address(), slot.conn.secure)?;
+        let (head, body) = request.into_parts();
+        repeat(slot, head, Kept::new(body), Way { home, dial, spares }).await
+    })
+}
+
+/// How a request gets to another connection.
+struct Way<D, B> {
+    home: Home<B>,
+    dial: D,
+    spares: Spares,
+}
+
+/// Sends the request, and again for as long as backends say that they have not looked at it.
+async fn repeat<D, B>(
+    mut slot: Slot<B>,
+    head: Parts,
+    mut body: Kept<B>,
+    mut way: Way<D, B>,
+) -> Result<Response<PooledBody<B>>, BoxError>
+where
+    D: Service<Arc<Backend>, Response: DialledStream>,
+    D: Clone + Send + 'static,
+    D::Future: Send,
+    D::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
+    loop {
         let send = slot.conn.send.clone();
         let stream = Arc::new(Stream::new(slot.room));
-        let silence = IdleTimer::new(home.pool.settings.response_timeout);
+        let silence = IdleTimer::new(way.home.pool.settings.response_timeout);
         let mut answer = Box::new(SharedAnswer { stream, silence });
+        let (upload, returned) = H2Upload::new(body, Arc::clone(&answer.stream));
+        let request = Request::from_parts(head.clone(), upload);
         let failed = match exchange(send, &mut answer, request).await {
-            Ok(response) => return accept(response, |body| PooledBody::shared(body, answer)),
+            Ok(response) => {
+                answer.stream.note_answer();
+                return accept(response, |body| PooledBody::shared(body, answer));
+            }
             Err(failed) => failed,
         };
-        let (request, error) = sort(*failed, &answer)?;
+        let (unsent, error) = sort(*failed, &answer)?;
         drop(answer);
-        if !spares.spend_for_stale() {
-            return Err(NotSent::new(request, error.into()).into());
+        let kept = timeout(RETURN, returned).await.ok().and_then(Result::ok);
+        let Some(kept) = kept.and_then(Kept::rewound) else {
+            return Err(Unanswered::new(error).into());
+        };
+        body = match kept.untouched() {
+            Ok(body) => {
+                let request = Request::from_parts(head, body);
+                let spare = match unsent {
+                    true => way.spares.spend_for_stale(),
+                    false => way.spares.spend_for_unread(),
+                };
+                if !spare {
+                    return Err(NotSent::new(request, error.into()).into());
+                }
+                tracing::debug!(backend = %way.home.backend.name(), %error, "on another connection");
+                return replace(request, way.home, way.dial, way.spares).await;
+            }
+            Err(kept) => kept,
+        };
+        if !way.spares.spend_for_unread() {
+            return Err(Unanswered::new(error).into());
         }
-        tracing::debug!(backend = %home.backend.name(), %error, "on another connection");
-        replace(request, home, dial, spares).await
-    })
+        tracing::debug!(backend = %way.home.backend.name(), %error, "sent again");
+        slot = match obtain(way.dial.clone(), way.home.clone()).await {
+            Ok(Line::Shared(slot)) => slot,
+            // What has been taken of the body can be sent again over HTTP/2 alone.
+            Ok(Line::Own(entry)) => {
+                drop(way.home.take_back(entry));
+                return Err(Unanswered::new(error).into());
+            }
+            Err(error) => return Err(Unanswered::new(error).into()),
+        };
+    }
 }
 
 type Failed<B> = Result<TrySendError<Request<H2Upload<B>>>, SendError>;
@@ -117,12 +180,11 @@ type Failed<B> = Result<TrySendError<Request<H2Upload<B>>>, SendError>;
 async fn exchange<B>(
     mut send: SendRequest<H2Upload<B>>,
     answer: &mut SharedAnswer,
-    request: Request<B>,
+    request: Request<H2Upload<B>>,
 ) -> Result<Response<Incoming>, Box<Failed<B>>>
 where
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
-    let request = request.map(|body| H2Upload::new(body, Arc::clone(&answer.stream)));
     let mut response = pin!(send.try_send_request(request));
     poll_fn(|cx| {
         if let Poll::Ready(result) = response.as_mut().poll(cx) {
@@ -133,31 +195,44 @@ where
     .await
 }
 
-/// The request, if nothing of it was sent; otherwise the error that says how far it got.
-fn sort<B>(failed: Failed<B>, answer: &SharedAnswer) -> Result<(Request<B>, SendError), BoxError> {
+/// The reason, if the backend has not looked at the request, and whether nothing of it was sent;
+/// otherwise the error that says how far it got.
+fn sort<B>(failed: Failed<B>, answer: &SharedAnswer) -> Result<(bool, SendError), BoxError> {
     let mut broken = failed?;
-    let unsent = broken.take_message();
+    let unsent = broken.take_message().is_some();
     let error = broken.into_error();
-    let unanswered = is_unanswered(&error);
-    let client = answer.stream.take_client_error();
-    if let Some(client) = client {
+    let (unread, unanswered) = (is_unread(&error, &answer.stream), is_unanswered(&error));
+    if let Some(client) = answer.stream.take_client_error() {
         return Err(SendError::Connection(client).into());
     }
     let error = SendError::Connection(error.into());
-    match unsent {
-        Some(request) => Ok((request.map(H2Upload::into_body), error)),
-        None if unanswered => Err(Unanswered::new(error).into()),
-        None => Err(error.into()),
+    match unsent || unread {
+        true => Ok((unsent, error)),
+        false if unanswered => Err(Unanswered::new(error).into()),
+        false => Err(error.into()),
     }
 }
 
-/// Whether the backend has said nothing to the request, or that it has not looked at it
-/// (RFC 9113 §6.8, §8.7).
+/// Whether the backend says that it has not looked at the request: it has refused the stream (RFC
+/// 9113 §8.7), or goes away and counts only streams before it (§6.8).
+///
+/// When the backend ends the connection after a GOAWAY, those whose streams do count get the same
+/// error. So it is certain only before that. (This side ends it when it has no streams left.)
+fn is_unread(error: &hyper::Error, stream: &Stream) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    source.filter(|error| error.is_remote()).is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        refused || error.is_go_away() && !stream.has_lost_connection()
+    })
+}
+
+/// Whether the backend has said nothing to the request.
 fn is_unanswered(error: &hyper::Error) -> bool {
     let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
         return true;
     };
-    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-    let cut_off = error.is_go_away() && error.is_remote();
-    error.is_io() || error.is_remote() && (refused || cut_off)
+    error.is_io() || error.is_remote() && error.is_go_away()
 }
+
+/// hyper drops a body soon after its stream has ended.
+const RETURN: Duration = Duration::from_secs(1);

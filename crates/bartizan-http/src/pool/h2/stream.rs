@@ -7,11 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bartizan_net::{BoxError, IdleTimer};
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::Reason;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::kept::Kept;
 use super::traffic::Room;
 
 /// The shared state of one stream. While it lives, the stream counts.
@@ -23,6 +26,7 @@ pub(crate) struct Stream {
     waiting_for_client: AtomicBool,
     uploaded: AtomicBool,
     abandoned: AtomicBool,
+    answered: AtomicBool,
     upload: AtomicWaker,
     client_error: Mutex<Option<BoxError>>,
     // The connection's reads when the wait began.
@@ -38,6 +42,7 @@ impl Stream {
             waiting_for_client: AtomicBool::new(false),
             uploaded: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             upload: AtomicWaker::new(),
             client_error: Mutex::new(None),
             reads: AtomicU64::new(room.traffic().reads()),
@@ -48,6 +53,16 @@ impl Stream {
     /// Whether the request's body is over, in whatever way.
     pub(crate) fn is_uploaded(&self) -> bool {
         self.uploaded.load(Ordering::Acquire)
+    }
+
+    /// The head of the answer is there: the request will not be sent again.
+    pub(crate) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+
+    /// Whether the backend has ended the connection, or it has failed, as far as it has been read.
+    pub(crate) fn has_lost_connection(&self) -> bool {
+        self.room.traffic().has_ended()
     }
 
     /// Why the client's body broke off, if it did.
@@ -94,10 +109,11 @@ impl Stream {
     }
 }
 
-/// A request's body on its way to a backend.
+/// A request's body on its way to a backend. It goes back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct H2Upload<B> {
-    body: B,
+    kept: Option<Kept<B>>,
+    back: Option<oneshot::Sender<Kept<B>>>,
     end: UploadEnd,
 }
 
@@ -113,25 +129,36 @@ impl Drop for UploadEnd {
 }
 
 impl<B> H2Upload<B> {
-    pub(crate) fn new(body: B, stream: Arc<Stream>) -> Self {
-        Self { body, end: UploadEnd(stream) }
+    /// The upload, and where the body comes back.
+    pub(crate) fn new(kept: Kept<B>, stream: Arc<Stream>) -> (Self, oneshot::Receiver<Kept<B>>) {
+        let (back, returned) = oneshot::channel();
+        (Self { kept: Some(kept), back: Some(back), end: UploadEnd(stream) }, returned)
     }
+}
 
-    pub(crate) fn into_body(self) -> B {
-        self.body
+impl<B> Drop for H2Upload<B> {
+    fn drop(&mut self) {
+        if let Some((back, kept)) = self.back.take().zip(self.kept.take()) {
+            // Mostly nobody wants it.
+            drop(back.send(kept));
+        }
     }
 }
 
 impl<B: Body<Error: Into<BoxError>> + Unpin> Body for H2Upload<B> {
-    type Data = B::Data;
+    type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        let stream = &self.end.0;
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Self { kept: Some(kept), end, .. } = &mut *self else { return Poll::Ready(None) };
+        let stream = &end.0;
+        if stream.answered.load(Ordering::Acquire) {
+            kept.forget();
+        }
+        let frame = kept.poll_frame(cx);
         stream.waiting_for_client.store(frame.is_pending(), Ordering::Release);
         if frame.is_pending() {
             stream.upload.register(cx.waker());
@@ -144,18 +171,18 @@ impl<B: Body<Error: Into<BoxError>> + Unpin> Body for H2Upload<B> {
             return Poll::Ready(Some(Err(cancel())));
         }
         frame.map_err(|error| {
-            let mut kept = stream.client_error.lock().unwrap_or_else(PoisonError::into_inner);
-            *kept = Some(error.into());
+            let mut told = stream.client_error.lock().unwrap_or_else(PoisonError::into_inner);
+            *told = Some(error);
             cancel()
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.kept.as_ref().is_none_or(Kept::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.kept.as_ref().map_or_else(|| SizeHint::with_exact(0), Kept::size_hint)
     }
 }
 

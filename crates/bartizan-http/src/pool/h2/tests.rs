@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bartizan_balance::{Backend, Unanswered};
+use bartizan_balance::{Backend, NotSent, Unanswered};
 use bartizan_net::{Address, BoxError};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -277,7 +277,7 @@ async fn a_backend_that_never_settles_is_a_timeout_for_all_who_wait() {
     })
     .await;
     let dial = TestDial::default();
-    let layer = HttpPoolLayer::new().response_timeout(Duration::from_millis(50));
+    let layer = HttpPoolLayer::new().settings_timeout(Duration::from_millis(50));
     let pool = pool_with(&dial, layer);
     let answers = join_all((0..5).map(|_| get(&pool, &backend, "/"))).await;
     assert_eq!(dial.dialled(), 1);
@@ -344,22 +344,52 @@ async fn a_backend_that_says_goaway_loses_no_request() {
 }
 
 #[tokio::test]
-async fn a_refused_stream_is_unanswered_and_another_reset_is_not() {
-    let backend = listen_h2(|count, mut respond| async move {
-        respond.send_reset(if count == 0 {
-            Reason::REFUSED_STREAM
-        } else {
-            Reason::INTERNAL_ERROR
-        });
+async fn a_refused_stream_is_opened_again_with_all_of_the_body_and_another_reset_is_not() {
+    let backend = listen(|io| async move {
+        let mut conn = h2::server::handshake(io).await.unwrap();
+        let mut count = 0;
+        while let Some(Ok((request, mut respond))) = conn.accept().await {
+            count += 1;
+            tokio::spawn(async move {
+                let path = request.uri().path().to_owned();
+                let mut body = request.into_body();
+                let mut length = 0;
+                while let Some(Ok(data)) = body.data().await {
+                    length += data.len();
+                }
+                match &*path {
+                    "/broken" => respond.send_reset(Reason::INTERNAL_ERROR),
+                    _ if count <= 3 => respond.send_reset(Reason::REFUSED_STREAM),
+                    _ => {
+                        let mut send = respond.send_response(Response::new(()), false).unwrap();
+                        send.send_data(length.to_string().into(), true).unwrap();
+                    }
+                }
+            });
+        }
     })
     .await;
-    let dial = TestDial::default();
+    let (dial, body) = (TestDial::default(), || Full::from("12345").boxed());
     let pool = pool(&dial);
-    let error = get(&pool, &backend, "/").await.unwrap_err();
-    assert!(error.is::<Unanswered>(), "{error:?}");
-    let error = get(&pool, &backend, "/").await.unwrap_err();
+    let conn = pool.clone().oneshot(Arc::clone(&backend)).await.unwrap();
+    let answer = conn.oneshot(request("POST", "/", body())).await;
+    assert_eq!(text(answer).await, "5", "refused three times");
+    let conn = pool.clone().oneshot(Arc::clone(&backend)).await.unwrap();
+    let error = conn.oneshot(request("POST", "/broken", body())).await.unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(SendError::Connection(_))), "{error:?}");
     assert_eq!(dial.dialled(), 1, "the connection stays");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_all_the_time_is_given_back_or_unanswered() {
+    let backend =
+        listen_h2(|_, mut respond| async move { respond.send_reset(Reason::REFUSED_STREAM) }).await;
+    let pool = pool(&TestDial::default());
+    let error = get(&pool, &backend, "/").await.unwrap_err();
+    assert!(error.is::<NotSent<Request<ReqBody>>>(), "{error:?}");
+    let conn = pool.oneshot(backend).await.unwrap();
+    let error = conn.oneshot(request("POST", "/", Full::from("12345").boxed())).await.unwrap_err();
+    assert!(error.is::<Unanswered>(), "{error:?}");
 }
 
 #[tokio::test]

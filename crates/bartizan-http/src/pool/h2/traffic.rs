@@ -2,9 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,6 +31,8 @@ pub(crate) struct Traffic {
     // How often something came.
     reads: AtomicU64,
     closed: AtomicBool,
+    // The backend has closed its side, or the stream has failed.
+    ended: AtomicBool,
     failed: OnceLock<SharedError>,
     // Who waits for the settings.
     settled: AtomicWaker,
@@ -50,6 +51,7 @@ impl Traffic {
             retired: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             failed: OnceLock::new(),
             settled: AtomicWaker::new(),
             driver: AtomicWaker::new(),
@@ -71,6 +73,11 @@ impl Traffic {
     /// Changes whenever the backend sends anything, on whichever stream.
     pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Whether the backend has ended it, or it has failed, as far as it has been read.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// How many streams more the backend takes.
@@ -149,6 +156,7 @@ impl Traffic {
     /// Keeps why the stream failed, which hyper tells nobody who has no request under way.
     fn note<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         polled.map_err(|error| {
+            self.ended.store(true, Ordering::Release);
             let kind = error.kind();
             let error = SharedError::new(error);
             let _ = self.failed.set(error.clone());
@@ -184,11 +192,14 @@ pub(crate) struct H2Io<IO> {
     io: IO,
     traffic: Arc<Traffic>,
     frames: FrameReader,
+    // Polls to sit out after a GOAWAY: those whose streams it ends are to see it before the end of
+    // the connection, which may come right behind it.
+    pause: u8,
 }
 
 impl<IO> H2Io<IO> {
     pub(crate) fn new(io: IO, traffic: Arc<Traffic>) -> Self {
-        Self { io, traffic, frames: FrameReader::default() }
+        Self { io, traffic, frames: FrameReader::default(), pause: 0 }
     }
 }
 
@@ -205,13 +216,25 @@ impl<IO: AsyncRead + Unpin> AsyncRead for H2Io<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { io, traffic, frames } = &mut *self;
-        let before = buf.filled().len();
+        let Self { io, traffic, frames, pause } = &mut *self;
+        if *pause > 0 {
+            *pause -= 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let (before, room) = (buf.filled().len(), buf.remaining());
         let polled = traffic.note(Pin::new(io).poll_read(cx, buf));
         let read = &buf.filled()[before..];
         if !read.is_empty() {
             traffic.reads.fetch_add(1, Ordering::Relaxed);
-            frames.read(read, |announced| traffic.announced(announced));
+            frames.read(read, |announced| {
+                if announced == Announced::GoAway {
+                    *pause = PAUSE;
+                }
+                traffic.announced(announced);
+            });
+        } else if room > 0 && matches!(polled, Poll::Ready(Ok(()))) {
+            traffic.ended.store(true, Ordering::Release);
         }
         polled
     }
@@ -252,6 +275,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for H2Io<IO> {
 }
 
 const UNKNOWN: u64 = u64::MAX;
+
+/// A request hears of the end of its stream through a task of hyper's, and then looks at the connection.
+const PAUSE: u8 = 4;
 
 const NO_SETTINGS: &str = "the backend closed the connection before its HTTP/2 settings came; \
                            does it speak HTTP/2 there?";
