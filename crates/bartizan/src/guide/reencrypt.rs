@@ -39,7 +39,7 @@
 //! | wish | how |
 //! | --- | --- |
 //! | authorities from a file, from memory, of the system | `roots`, `system_roots` |
-//! | revocation lists | `crl`, with the rules of [`ClientAuth`](crate::tls::ClientAuth) |
+//! | revocation lists | `crl`, with the rules of [`ClientAuth`] |
 //! | this key and no other | `pin`, beside the chain; [`ServerTrust::pinned_only`](crate::tls::ServerTrust::pinned_only) in its place |
 //! | other names than the one that is asked for | `accept_names` |
 //! | a workload of SPIFFE | `spiffe_id`, `spiffe_trust_domain`, in place of the name |
