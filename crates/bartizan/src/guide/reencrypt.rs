@@ -100,7 +100,9 @@
 //!
 //! [`BackendProtocol`](crate::http::BackendProtocol) chooses: HTTP/1.1, HTTP/2, or what ALPN agrees
 //! on. Connections of HTTP/2 are shared by requests, up to the number of streams that the backend
-//! grants; when there are more requests, there are more connections.
+//! grants; when there are more requests, there are more connections. A backend that ends a connection
+//! says which requests it has not looked at (nginx does so every 1,000): those are sent again on
+//! another one, a POST as well as a GET, if no more than 16 KiB of the body has gone.
 //!
 //! # Keys that live elsewhere
 //!
