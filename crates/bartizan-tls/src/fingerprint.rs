@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use rustls::pki_types::CertificateDer;
 
 /// A SHA-256 digest. Displays as lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,6 +18,16 @@ impl Fingerprint {
     /// The digest of `bytes`.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self::new(digest(&SHA256, bytes).as_ref())
+    }
+
+    /// The digest of the certificates of a chain, one after another.
+    pub(crate) fn of_chain(chain: &[CertificateDer<'_>]) -> Self {
+        let mut whole = Context::new(&SHA256);
+        for cert in chain {
+            // Its DER says how long each is, so no two chains are the same bytes.
+            whole.update(cert);
+        }
+        Self::new(whole.finish().as_ref())
     }
 
     pub(crate) fn new(digest: &[u8]) -> Self {

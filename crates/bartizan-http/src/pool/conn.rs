@@ -18,7 +18,7 @@ use tower_service::Service;
 use super::h2::over_h2;
 use super::link::Upload;
 use super::upstream::Entry;
-use super::{Line, PooledBody, Shared, obtain};
+use super::{Dials, Line, PooledBody, Shared, obtain};
 use crate::SendError;
 use crate::headers::{strip_hop_by_hop, to_origin};
 
@@ -175,10 +175,7 @@ fn over_h1<D, B>(
     mut spares: Spares,
 ) -> SendFuture<B>
 where
-    D: Service<Arc<Backend>, Response: DialledStream>,
-    D: Clone + Send + 'static,
-    D::Future: Send,
-    D::Error: Into<BoxError>,
+    D: Dials,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     if entry.validity.is_over() {
@@ -218,10 +215,7 @@ pub(super) fn replace<D, B>(
     spares: Spares,
 ) -> SendFuture<B>
 where
-    D: Service<Arc<Backend>, Response: DialledStream>,
-    D: Clone + Send + 'static,
-    D::Future: Send,
-    D::Error: Into<BoxError>,
+    D: Dials,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     Box::pin(async move {

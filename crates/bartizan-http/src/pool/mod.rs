@@ -278,13 +278,26 @@ where
     }
 }
 
+/// What a pool needs of the dial service below it.
+pub(crate) trait Dials:
+    Service<Arc<Backend>, Response: DialledStream, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<D> Dials for D
+where
+    D: Service<Arc<Backend>, Response: DialledStream, Error: Into<BoxError>, Future: Send>,
+    D: Clone + Send + 'static,
+{
+}
+
 /// A new connection, or room on one that is shared.
 async fn obtain<D, B>(dial: D, home: Home<B>) -> Result<Line<B>, BoxError>
 where
-    D: Service<Arc<Backend>, Response: DialledStream>,
-    D: Clone + Send + 'static,
-    D::Future: Send,
-    D::Error: Into<BoxError>,
+    D: Dials,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     if home.pool.settings.protocol != BackendProtocol::Http1 {
@@ -301,8 +314,7 @@ pub(crate) async fn connect<D, B>(
     settings: Settings,
 ) -> Result<Connected<B>, BoxError>
 where
-    D: Service<Arc<Backend>, Response: DialledStream>,
-    D::Error: Into<BoxError>,
+    D: Dials,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     poll_fn(|cx| dial.poll_ready(cx)).await.map_err(Into::into)?;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -46,16 +45,11 @@ impl CheckedCertificate {
         let (_, cert) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
         let not_after = wall(&cert.validity().not_after);
         let left = not_after.duration_since(now).unwrap_or(Duration::ZERO);
-        let mut whole = Context::new(&SHA256);
-        for cert in chain {
-            // Its DER says how long each is, so no two chains are the same bytes.
-            whole.update(cert);
-        }
         Ok(Self {
             not_before: wall(&cert.validity().not_before),
             not_after,
             days_left: left.as_secs() / 86_400,
-            chain: Fingerprint::new(whole.finish().as_ref()),
+            chain: Fingerprint::of_chain(chain),
             leaf: Fingerprint::of(leaf),
             spki: Fingerprint::of(cert.public_key().raw),
             alpn: None,

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use rustls::sign::CertifiedKey;
 
 use crate::generations::{Generation, Generations, Source, SourceError};
-use crate::{Identity, LoadError};
+use crate::{Fingerprint, Identity, LoadError};
 
 /// The certificate and key that backends are shown which ask for one (mTLS).
 ///
@@ -41,8 +40,8 @@ pub(super) struct Shown {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) not_after: SystemTime,
     pub(super) has_remote_key: bool,
-    // SHA-256 of the chain. The key belongs to it, so it tells all.
-    chain: [u8; 32],
+    // The key belongs to it, so it tells all.
+    chain: Fingerprint,
 }
 
 impl ClientCredentials {
@@ -128,17 +127,11 @@ impl From<Identity> for ClientCredentials {
 
 impl Shown {
     fn new(identity: &Identity) -> Self {
-        let mut context = Context::new(&SHA256);
-        for cert in identity.chain() {
-            context.update(cert);
-        }
-        let mut chain = [0; 32];
-        chain.copy_from_slice(context.finish().as_ref());
         Self {
             key: Arc::clone(identity.certified()),
             not_after: identity.not_after(),
             has_remote_key: identity.has_remote_key(),
-            chain,
+            chain: Fingerprint::of_chain(identity.chain()),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bartizan_net::{Address, Validity, WrongIdentity};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError, Error, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -24,6 +24,7 @@ use super::stream::OriginatedStream;
 use super::{Settings, peer};
 use crate::server_trust::{self, Refused};
 use crate::signer::run_handshake;
+use crate::trust::unix;
 use crate::{CertificateProblem, SignerError};
 
 /// A handshake over `io`, within the limit of the settings.
@@ -197,8 +198,7 @@ fn verify_again(
     let Some((leaf, intermediates)) = chain.split_first() else {
         return Err(bad(Error::NoCertificatesPresented, None));
     };
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let now = UnixTime::since_unix_epoch(now);
+    let now = unix(now);
     let (verified, refused) = server_trust::observe(|| {
         prepared.verifier.verify_server_cert(leaf, intermediates, &prepared.name, &[], now)
     });

@@ -28,10 +28,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use bartizan_net::BoxError;
 use rustls::SignatureScheme;
 use tower_service::Service;
+
+use crate::Fingerprint;
 
 pub use content::SignedContent;
 pub use error::SignerError;
@@ -57,9 +58,7 @@ pub struct KeyId([u8; 32]);
 impl KeyId {
     /// That of a public key.
     pub fn of_spki(spki: &[u8]) -> Self {
-        let mut id = [0; 32];
-        id.copy_from_slice(digest::digest(&digest::SHA256, spki).as_ref());
-        Self(id)
+        Self(*Fingerprint::of(spki).as_bytes())
     }
 
     /// The 32 bytes.

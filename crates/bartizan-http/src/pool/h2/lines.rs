@@ -5,13 +5,12 @@ use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use bartizan_balance::{Backend, BackendId};
-use bartizan_net::{BoxError, DialledStream};
+use bartizan_balance::BackendId;
+use bartizan_net::BoxError;
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tower_service::Service;
 
 use super::shared_error::SharedError;
 use super::{Conn, Slot};
@@ -19,7 +18,7 @@ use crate::SendError;
 use crate::pool::conn::Home;
 use crate::pool::shelf::IdHasher;
 use crate::pool::upstream::Entry;
-use crate::pool::{BackendProtocol, Connected, Line, connect};
+use crate::pool::{BackendProtocol, Connected, Dials, Line, connect};
 
 /// All HTTP/2 connections of a pool.
 pub(crate) struct Lines<B> {
@@ -237,10 +236,7 @@ impl<B> Lines<B> {
 /// goes on while anybody waits for it.
 pub(crate) async fn share<D, B>(dial: D, home: Home<B>) -> Result<Line<B>, BoxError>
 where
-    D: Service<Arc<Backend>, Response: DialledStream>,
-    D: Clone + Send + 'static,
-    D::Future: Send,
-    D::Error: Into<BoxError>,
+    D: Dials,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let (id, settings) = (home.backend.id(), home.pool.settings);
@@ -290,8 +286,7 @@ where
 {
     async fn dial<D>(self, dial: D)
     where
-        D: Service<Arc<Backend>, Response: DialledStream>,
-        D::Error: Into<BoxError>,
+        D: Dials,
     {
         let Home { backend, pool } = &self.home;
         let id = backend.id();

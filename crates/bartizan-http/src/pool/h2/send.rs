@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bartizan_balance::{Backend, NotSent, Unanswered};
-use bartizan_net::{BoxError, DialledStream, IdleTimer, Target};
+use bartizan_balance::{NotSent, Unanswered};
+use bartizan_net::{BoxError, IdleTimer, Target};
 use h2::Reason;
 use http::request::Parts;
 use http::{Request, Response};
@@ -18,7 +18,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
 use tokio::time::timeout;
-use tower_service::Service;
 
 use super::Slot;
 use super::kept::Kept;
@@ -26,7 +25,7 @@ use super::stream::{H2Upload, Stream};
 use crate::SendError;
 use crate::headers::to_h2;
 use crate::pool::conn::{Home, Spares, accept, replace};
-use crate::pool::{Line, PooledBody, SendFuture, obtain};
+use crate::pool::{Dials, Line, PooledBody, SendFuture, obtain};
 
 /// Where the body of an answer comes from, and what it is waited for with.
 pub(crate) struct SharedAnswer {
@@ -82,10 +81,7 @@ pub(crate) fn over_h2<D, B>(
     mut spares: Spares,
 ) -> SendFuture<B>
 where
-    D: Service<Arc<Backend>, Response: DialledStream>,
-    D: Clone + Send + 'static,
-    D::Future: Send,
-    D::Error: Into<BoxError>,
+    D: Dials,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     Box::pin(async move {
@@ -117,10 +113,7 @@ async fn repeat<D, B>(
     mut way: Way<D, B>,
 ) -> Result<Response<PooledBody<B>>, BoxError>
 where
-    D: Service<Arc<Backend>, Response: DialledStream>,
-    D: Clone + Send + 'static,
-    D::Future: Send,
-    D::Error: Into<BoxError>,
+    D: Dials,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     loop {
