@@ -1,10 +1,15 @@
 //! One server.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bartizan_net::{Address, Target};
+
+use crate::latency::Latency;
+use crate::load::Load;
 
 /// One server of a [`Cluster`](crate::Cluster): what it is, and its live state.
 ///
@@ -16,33 +21,132 @@ pub struct Backend {
     name: Arc<str>,
     address: Address,
     server_name: Option<Arc<str>>,
-    pub(crate) in_flight: AtomicUsize,
+    role: Role,
+    limits: Limits,
+    pub(crate) load: Load,
+    pub(crate) latency: Latency,
+    weight: AtomicU16,
+    state: AtomicU8,
     up: AtomicBool,
+    // Down for a reason that panic does not overrule: unfit, or not checked yet.
+    barred: AtomicBool,
     // Counts how often it was set down to be checked first.
     trial: AtomicU64,
+    // Since when it is back, while that matters.
+    recovered: Mutex<Option<Instant>>,
 }
 
 /// Tells backends apart for the life of the process; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(u64);
 
+/// When a backend is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// Always.
+    #[default]
+    Active,
+    /// When no active backend is left.
+    Backup,
+}
+
+/// What the operator wants of a backend, with HAProxy's meaning (`set server … state`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// It takes part.
+    #[default]
+    Ready,
+    /// No new clients; those who are pinned to it still get there, and what is in flight goes on.
+    /// A weight of 0 means the same.
+    Drain,
+    /// Nobody new at all, pinned or not; what is in flight goes on. It comes back as after a
+    /// recovery.
+    Maintenance,
+}
+
+/// How much a backend takes at a time. Requests count until the end of the response's body,
+/// connections until they are closed.
+///
+/// | setting | default | HAProxy |
+/// | --- | --- | --- |
+/// | [`max`](Self::max) | no limit | `maxconn` |
+/// | [`min`](Self::min) | as `max` | `minconn` |
+/// | [`queue`](Self::queue) | no limit | `maxqueue` |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub(crate) max: Option<NonZeroU32>,
+    pub(crate) min: Option<NonZeroU32>,
+    pub(crate) queue: Option<NonZeroU32>,
+}
+
+impl Limits {
+    /// No limits.
+    pub const fn none() -> Self {
+        Self { max: None, min: None, queue: None }
+    }
+
+    /// At most this many at a time; 0: any number.
+    pub const fn max(self, max: u32) -> Self {
+        Self { max: NonZeroU32::new(max), ..self }
+    }
+
+    /// Only this many at a time while the cluster has little to do; in proportion to its load up to
+    /// [`max`](Self::max), which is reached at [`full_load`](crate::ClusterBuilder::full_load).
+    /// Without a maximum, or above it, it does nothing; 0: none.
+    pub const fn min(self, min: u32) -> Self {
+        Self { min: NonZeroU32::new(min), ..self }
+    }
+
+    /// At most this many wait for this very backend; what would be one more goes to another. 0: any
+    /// number.
+    pub const fn queue(self, queue: u32) -> Self {
+        Self { queue: NonZeroU32::new(queue), ..self }
+    }
+}
+
 impl Backend {
-    /// A server called `name`, which is up until a check says otherwise.
+    /// A server called `name`: active, of weight 1, without limits, and up until a check says
+    /// otherwise.
     pub fn new(name: impl Into<Arc<str>>, address: Address) -> Self {
         Self {
             id: BackendId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             name: name.into(),
             address,
             server_name: None,
-            in_flight: AtomicUsize::new(0),
+            role: Role::Active,
+            limits: Limits::none(),
+            load: Load::default(),
+            latency: Latency::default(),
+            weight: AtomicU16::new(1),
+            state: AtomicU8::new(State::Ready as u8),
             up: AtomicBool::new(true),
+            barred: AtomicBool::new(false),
             trial: AtomicU64::new(0),
+            recovered: Mutex::new(None),
         }
     }
 
     /// Expects this name over TLS, instead of the address' host name.
     pub fn with_server_name(self, name: impl Into<Arc<str>>) -> Self {
         Self { server_name: Some(name.into()), ..self }
+    }
+
+    /// Gets this share, from 0 to 256, in relation to the others; above counts as 256. 0: as
+    /// [`State::Drain`]. Default: 1.
+    pub fn with_weight(self, weight: u16) -> Self {
+        Self { weight: AtomicU16::new(weight.min(MAX_WEIGHT)), ..self }
+    }
+
+    /// Is used in this role.
+    pub fn with_role(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+
+    /// Takes no more than this at a time.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// What tells it apart from all other backends of this process.
@@ -55,9 +159,39 @@ impl Backend {
         &self.name
     }
 
+    /// When it is used.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// How much it takes at a time.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Its share in relation to the others, from 0 to 256. Set by
+    /// [`Change::set_weight`](crate::Change::set_weight).
+    pub fn weight(&self) -> u16 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// What the operator wants of it. Set by [`Change::set_state`](crate::Change::set_state).
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Relaxed) {
+            DRAIN => State::Drain,
+            MAINTENANCE => State::Maintenance,
+            _ => State::Ready,
+        }
+    }
+
     /// How many picks are in flight: requests until the end of the body, connections until closed.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.load.in_flight()
+    }
+
+    /// How many wait for a free slot of this very backend.
+    pub fn queued(&self) -> usize {
+        self.load.queued()
     }
 
     /// Whether the checks find it well. Eligible is what is up in the [`Table`](crate::Table).
@@ -65,15 +199,38 @@ impl Backend {
         self.up.load(Ordering::Relaxed)
     }
 
+    /// Whether it may not be used even in panic.
+    pub(crate) fn is_barred(&self) -> bool {
+        self.barred.load(Ordering::Relaxed)
+    }
+
     /// Only the cluster may say so, because it has to publish a new table with it.
     pub(crate) fn set_up(&self, up: bool) -> bool {
+        if up {
+            self.barred.store(false, Ordering::Relaxed);
+        }
         self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    pub(crate) fn bar(&self) {
+        self.barred.store(true, Ordering::Relaxed);
+    }
+
+    /// As for [`set_up`](Self::set_up).
+    pub(crate) fn set_weight(&self, weight: u16) {
+        self.weight.store(weight.min(MAX_WEIGHT), Ordering::Relaxed);
+    }
+
+    /// As for [`set_up`](Self::set_up).
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.store(state as u8, Ordering::Relaxed);
     }
 
     /// Sets it down until a check that starts from here on says otherwise. Only the cluster may,
     /// with its writers' lock held.
     pub(crate) fn put_on_trial(&self) {
         self.up.store(false, Ordering::Relaxed);
+        self.bar();
         // Last, so that whoever sees the new trial does not take it for up.
         self.trial.fetch_add(1, Ordering::Release);
     }
@@ -81,6 +238,14 @@ impl Backend {
     /// Which trial it is on: a verdict of an earlier one does not count any more.
     pub(crate) fn trial(&self) -> u64 {
         self.trial.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn recovered(&self) -> Option<Instant> {
+        *self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_recovered(&self, at: Option<Instant>) {
+        *self.recovered.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 }
 
@@ -108,3 +273,10 @@ impl fmt::Display for BackendId {
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// HAProxy's.
+pub(crate) const MAX_WEIGHT: u16 = 256;
+
+const DRAIN: u8 = State::Drain as u8;
+
+const MAINTENANCE: u8 = State::Maintenance as u8;

@@ -260,7 +260,8 @@ where
     Req: Resend + 'static,
 {
     fn pick<D, C, F>(&mut self) -> Result<State<D, C, F>, BalanceError> {
-        let context = PickContext::new().tried(&self.tried);
+        let now = tokio::time::Instant::now().into_std();
+        let context = PickContext::new(now).tried(&self.tried);
         let pick = self.shared.policy.pick(&self.shared.cluster.table(), &context);
         let Some(pick) = pick else {
             let again = !mem::take(&mut self.tried).is_empty();
@@ -270,7 +271,7 @@ where
             }
             return Err(self.give_up());
         };
-        tracing::trace!(cluster = %self.shared.cluster.name(), backend = %pick.backend.name(), reason = %pick.reason, "picked");
+        tracing::trace!(cluster = %self.shared.cluster.name(), backend = %pick.backend.name(), reason = %pick, "picked");
         self.tries += 1;
         self.lease = Some(Lease::new(pick.backend));
         Ok(State::Ready)

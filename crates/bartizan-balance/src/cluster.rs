@@ -1,13 +1,24 @@
 //! Named sets of backends.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
-use bartizan_net::{Address, AddressError};
+use bartizan_net::AddressError;
 use tokio::sync::watch;
 
-use crate::{Backend, Table};
+use crate::queue::Queue;
+use crate::{Backend, BackendId, Prepare, Table};
+
+mod builder;
+mod change;
+mod load;
+
+pub use builder::ClusterBuilder;
+pub use change::Change;
+pub(crate) use builder::Rules;
+pub(crate) use load::ClusterLoad;
 
 /// A named set of backends. Clones are handles on the same set.
 ///
@@ -21,17 +32,28 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Inner {
     name: Arc<str>,
+    rules: Rules,
     table: ArcSwap<Table>,
-    // The number of `Probation`s: while there is one, what is added starts down.
-    writing: Mutex<usize>,
+    queue: Queue,
+    writing: Mutex<Writing>,
     // Holds the number of the table's membership.
     membership: watch::Sender<u64>,
+    // Holds the version of the table.
+    version: watch::Sender<u64>,
+}
+
+/// What only those who publish look at.
+#[derive(Debug, Default)]
+struct Writing {
+    // The number of `Probation`s: while there is one, what is added starts down.
+    probations: usize,
+    prepare: Vec<Weak<dyn Prepare>>,
 }
 
 impl Cluster {
     /// Starts a cluster called `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> ClusterBuilder {
-        ClusterBuilder { name: name.into(), backends: Vec::new(), wrong: None }
+        ClusterBuilder::new(name.into())
     }
 
     /// Its name, for logs and errors.
@@ -44,28 +66,33 @@ impl Cluster {
         self.inner.table.load()
     }
 
-    /// Changes the set of backends in one step.
+    /// Changes the set of backends, their weights and states, in one step.
     ///
-    /// `change` gets the current ones. An `Arc` that it leaves in keeps its live state; one that it
-    /// takes out is not picked any more, and what is in flight there goes on. May be called from
-    /// any thread; two changes wait for each other.
+    /// A backend that is left in keeps its live state, if it is the same `Arc`; one that is taken
+    /// out is not picked any more, and what is in flight there goes on. May be called from any
+    /// thread, but not from within `change`; two changes wait for each other.
     ///
     /// # Errors
     ///
-    /// [`ClusterError`]; the set then stays as it was.
-    pub fn update(&self, change: impl FnOnce(&mut Vec<Arc<Backend>>)) -> Result<(), ClusterError> {
-        let probations = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// [`ClusterError`]; all then stays as it was.
+    pub fn update(&self, change: impl FnOnce(&mut Change)) -> Result<(), ClusterError> {
+        let writing = self.writing();
         let old = self.inner.table.load();
-        let mut members = old.members().to_vec();
-        change(&mut members);
-        check_names(&members)?;
-        if *probations > 0 {
+        let mut asked = Change::new(old.members());
+        change(&mut asked);
+        let (members, replaced) = asked.apply(self.inner.rules.slow_start.is_some().then(now))?;
+        if !replaced {
+            self.publish(&writing, old.refreshed(&self.inner.rules, self.now()));
+            return Ok(());
+        }
+        if writing.probations > 0 {
             let stay: HashSet<_> = old.members().iter().map(|member| member.id()).collect();
             let added = members.iter().filter(|member| !stay.contains(&member.id()));
             added.for_each(|member| member.put_on_trial());
         }
-        let membership = old.membership() + 1;
-        self.inner.table.store(Arc::new(Table::new(members.into(), membership)));
+        let table = old.replaced(members.into(), &self.inner.rules, self.now());
+        let membership = table.membership();
+        self.publish(&writing, table);
         self.inner.membership.send_replace(membership);
         Ok(())
     }
@@ -76,39 +103,111 @@ impl Cluster {
         self.set_up_in(backend, backend.trial(), up)
     }
 
-    /// With the writers' lock held.
-    fn publish_up(&self, backend: &Backend, up: bool) -> bool {
+    /// Records that a backend is up or down, and publishes it, unless it was put on trial since
+    /// `trial`. Returns whether that is news.
+    pub(crate) fn set_up_in(&self, backend: &Backend, trial: u64, up: bool) -> bool {
+        let writing = self.writing();
+        if backend.trial() != trial {
+            return false;
+        }
+        // What was barred had not been in use yet, or was not itself: that is no recovery.
+        let ramps = up && !backend.is_barred() && self.inner.rules.slow_start.is_some();
         let news = backend.set_up(up);
         if news {
-            let refreshed = self.inner.table.load().refreshed();
-            self.inner.table.store(Arc::new(refreshed));
+            backend.set_recovered(ramps.then(now));
+            let table = self.inner.table.load().refreshed(&self.inner.rules, self.now());
+            self.publish(&writing, table);
         }
         news
     }
 
-    /// Records that a backend is up or down, and publishes it, unless it was put on trial since
-    /// `trial`. Returns whether that is news.
-    pub(crate) fn set_up_in(&self, backend: &Backend, trial: u64, up: bool) -> bool {
-        let _writing = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if backend.trial() != trial {
-            return false;
+    /// Takes even panic the right to use this backend, until it is up again.
+    pub(crate) fn bar(&self, backend: &Backend) {
+        let writing = self.writing();
+        backend.bar();
+        let table = self.inner.table.load();
+        if table.in_panic() {
+            self.publish(&writing, table.refreshed(&self.inner.rules, self.now()));
         }
-        self.publish_up(backend, up)
     }
 
     /// Sets all backends down, and from now on those that are added, in one step.
     pub(crate) fn on_probation(&self) -> Probation {
-        let mut probations = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        *probations += 1;
+        let mut writing = self.writing();
+        writing.probations += 1;
         let old = self.inner.table.load();
         old.members().iter().for_each(|member| member.put_on_trial());
-        self.inner.table.store(Arc::new(old.refreshed()));
+        self.publish(&writing, old.refreshed(&self.inner.rules, self.now()));
         Probation { cluster: self.clone() }
     }
 
     pub(crate) fn membership(&self) -> watch::Receiver<u64> {
         self.inner.membership.subscribe()
     }
+
+    /// Changes with each table that is published.
+    pub(crate) fn versions(&self) -> watch::Receiver<u64> {
+        self.inner.version.subscribe()
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.inner.queue
+    }
+
+    /// Has indexes made before tables are published, for as long as `prepare` is held.
+    pub(crate) fn prepare(&self, prepare: &Arc<dyn Prepare>) {
+        let mut writing = self.writing();
+        prepare.prepare(&self.inner.table.load());
+        writing.prepare.retain(|other| other.strong_count() > 0);
+        if !writing.prepare.iter().any(|other| Weak::ptr_eq(other, &Arc::downgrade(prepare))) {
+            writing.prepare.push(Arc::downgrade(prepare));
+        }
+    }
+
+    /// Lets slow start go on, if it is time for that.
+    ///
+    /// [`Balance`](crate::Balance) calls it; only who picks without one has to, with the time of the
+    /// pick.
+    pub fn step(&self, now: Instant) {
+        let due = |table: &Table| table.next_step().is_some_and(|at| at <= now);
+        if !due(&self.table()) {
+            return;
+        }
+        // Somebody else who publishes does this as well.
+        let Ok(writing) = self.inner.writing.try_lock() else { return };
+        let table = self.inner.table.load();
+        if let Some(ramp) = self.inner.rules.slow_start.filter(|_| due(&table)) {
+            for member in table.members().iter() {
+                if member.recovered().is_some_and(|since| ramp.is_over(since, now)) {
+                    member.set_recovered(None);
+                }
+            }
+            self.publish(&writing, table.refreshed(&self.inner.rules, Some(now)));
+        }
+    }
+
+    fn publish(&self, writing: &Writing, table: Table) {
+        if table.weighing() != self.inner.table.load().weighing() {
+            let prepare = writing.prepare.iter().filter_map(Weak::upgrade);
+            prepare.for_each(|prepare| prepare.prepare(&table));
+        }
+        let version = table.version();
+        self.inner.table.store(Arc::new(table));
+        self.inner.version.send_replace(version);
+    }
+
+    fn writing(&self) -> std::sync::MutexGuard<'_, Writing> {
+        self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time, where anything depends on it.
+    fn now(&self) -> Option<Instant> {
+        self.inner.rules.slow_start.map(|_| now())
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// While it is held, backends that are added to the cluster start down.
@@ -119,56 +218,11 @@ pub(crate) struct Probation {
 
 impl Drop for Probation {
     fn drop(&mut self) {
-        let lock = &self.cluster.inner.writing;
-        *lock.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.cluster.writing().probations -= 1;
     }
 }
 
-/// Collects the backends of a [`Cluster`].
-#[derive(Debug)]
-#[must_use = "a cluster is made by `build`"]
-pub struct ClusterBuilder {
-    name: Arc<str>,
-    backends: Vec<Arc<Backend>>,
-    wrong: Option<ClusterError>,
-}
-
-impl ClusterBuilder {
-    /// Adds a backend at `address`, `HOST:PORT`.
-    pub fn backend(mut self, name: &str, address: &str) -> Self {
-        match address.parse::<Address>() {
-            Ok(address) => self.add(Backend::new(name, address)),
-            Err(source) => {
-                let wrong = ClusterError::Address { backend: name.into(), source };
-                self.wrong.get_or_insert(wrong);
-                self
-            }
-        }
-    }
-
-    /// Adds a backend.
-    #[allow(clippy::should_implement_trait, reason = "a builder's verb, not arithmetic")]
-    pub fn add(mut self, backend: Backend) -> Self {
-        self.backends.push(Arc::new(backend));
-        self
-    }
-
-    /// Makes the cluster. All backends are up. It may be empty.
-    ///
-    /// # Errors
-    ///
-    /// [`ClusterError`], for the first thing that is wrong.
-    pub fn build(self) -> Result<Cluster, ClusterError> {
-        self.wrong.map_or(Ok(()), Err)?;
-        check_names(&self.backends)?;
-        let table = ArcSwap::from_pointee(Table::new(self.backends.into(), 0));
-        let (membership, _) = watch::channel(0);
-        let inner = Inner { name: self.name, table, writing: Mutex::new(0), membership };
-        Ok(Cluster { inner: Arc::new(inner) })
-    }
-}
-
-/// A set of backends makes no cluster. The operator's fault.
+/// A set of backends makes no cluster, or a change of it cannot be made. The operator's fault.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
@@ -187,6 +241,29 @@ pub enum ClusterError {
         /// The name.
         name: Arc<str>,
     },
+
+    /// A change names a backend that is not there.
+    #[error("no backend is called {name}")]
+    UnknownName {
+        /// The name.
+        name: Arc<str>,
+    },
+
+    /// A change names a backend that is not there.
+    #[error("no backend has the number {id}")]
+    UnknownId {
+        /// The number.
+        id: BackendId,
+    },
+
+    /// A weight is beyond HAProxy's range.
+    #[error("backend {backend}: a weight is from 0 to 256, and {weight} is not")]
+    Weight {
+        /// The backend's name.
+        backend: Arc<str>,
+        /// The weight.
+        weight: u16,
+    },
 }
 
 fn check_names(backends: &[Arc<Backend>]) -> Result<(), ClusterError> {
@@ -198,57 +275,4 @@ fn check_names(backends: &[Arc<Backend>]) -> Result<(), ClusterError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(cluster: &Cluster) -> Vec<String> {
-        cluster.table().members().iter().map(|b| b.name().to_string()).collect()
-    }
-
-    #[test]
-    fn what_is_left_in_keeps_its_state() {
-        let web = Cluster::builder("web")
-            .backend("a", "127.0.0.1:1")
-            .backend("b", "127.0.0.1:2")
-            .build()
-            .unwrap();
-        let b = Arc::clone(&web.table().members()[1]);
-        web.set_up(&b, false);
-        let c = Arc::new(Backend::new("c", "127.0.0.1:3".parse().unwrap()));
-        web.update(|members| {
-            members.remove(0);
-            members.push(c);
-        })
-        .unwrap();
-        assert_eq!(names(&web), ["b", "c"]);
-        assert!(!web.table().is_eligible(0) && web.table().is_eligible(1));
-        assert_eq!(web.table().members()[0].id(), b.id());
-    }
-
-    #[test]
-    fn a_bad_change_changes_nothing() {
-        let web = Cluster::builder("web").backend("a", "127.0.0.1:1").build().unwrap();
-        let twin = Arc::new(Backend::new("a", "127.0.0.1:3".parse().unwrap()));
-        let error = web.update(|members| members.push(twin)).unwrap_err();
-        assert_eq!(error, ClusterError::DuplicateName { name: "a".into() });
-        assert_eq!(names(&web), ["a"]);
-    }
-
-    #[test]
-    fn a_bad_address_names_the_backend() {
-        let error =
-            Cluster::builder("web").backend("a", "nowhere").build().unwrap_err().to_string();
-        assert!(error.contains("backend a") && error.contains("nowhere"), "{error}");
-    }
-
-    #[test]
-    fn only_news_is_published() {
-        let web = Cluster::builder("web").backend("a", "127.0.0.1:1").build().unwrap();
-        let a = Arc::clone(&web.table().members()[0]);
-        assert!(!web.set_up(&a, true));
-        assert!(web.set_up(&a, false));
-        assert_eq!(web.table().eligible_count(), 0);
-        assert!(web.set_up(&a, true));
-        assert_eq!(web.table().eligible_count(), 1);
-    }
-}
+mod tests;

@@ -1,7 +1,6 @@
 //! The proof that a pick is in flight.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::Backend;
 
@@ -18,7 +17,7 @@ pub struct Lease {
 impl Lease {
     /// Counts one more in flight at `backend`.
     pub fn new(backend: Arc<Backend>) -> Self {
-        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        backend.load.take();
         Self { backend }
     }
 
@@ -30,6 +29,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.backend.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.backend.load.give_back();
     }
 }

@@ -13,13 +13,15 @@
 //!     .backend("web2", "192.168.1.11:80")
 //!     .build()?;
 //! let policy = RoundRobin::new();
-//! let pick = policy.pick(&web.table(), &PickContext::new()).expect("both are eligible");
-//! println!("{}: {}", pick.backend.name(), pick.reason);
+//! let now = tokio::time::Instant::now().into_std();
+//! let pick = policy.pick(&web.table(), &PickContext::new(now)).expect("both are eligible");
+//! println!("{pick}");
 //! # Ok::<_, bartizan_balance::ClusterError>(())
 //! ```
 //!
 //! Health never shows in `poll_ready`: a sick backend is not eligible in the table, and that is all.
 
+mod affinity;
 mod backend;
 mod balance;
 mod checks;
@@ -27,25 +29,36 @@ mod cluster;
 mod error;
 mod health;
 mod hold;
+mod key;
+mod latency;
 mod lease;
+mod load;
+mod min_healthy;
 mod policy;
 mod probe;
+mod queue;
 mod resend;
-mod round_robin;
+mod slow_start;
+mod sync;
 mod table;
 
-pub use backend::{Backend, BackendId};
+pub use affinity::{Affinity, Free, OnDrain, OnPinnedDown, Pin, StickyContract, Tie};
+pub use backend::{Backend, BackendId, Limits, Role, State};
 pub use balance::{Balance, BalanceFuture, BalanceLayer};
 pub use checks::{CheckGuard, Checks};
-pub use cluster::{Cluster, ClusterBuilder, ClusterError};
+pub use cluster::{Change, Cluster, ClusterBuilder, ClusterError};
 pub use error::{BalanceError, NotSent, Unanswered};
 pub use health::{Health, InitState, Verdict};
 pub use hold::{Hold, Leased};
+pub use key::{HashBy, Hashed, Key, KeyFn, KeyOf, SniKey, SourceKey, key_fn};
 pub use lease::Lease;
-pub use policy::{Pick, PickContext, Policy, Reason};
+pub use min_healthy::MinHealthy;
+pub use policy::{
+    Observer, Pick, PickContext, Policy, Prepare, Reason, Rejected, Rejection, RoundRobin, Why,
+};
 pub use probe::{DialProbe, ProbeFuture};
 pub use resend::{Resend, SpareRequest};
-pub use round_robin::RoundRobin;
-pub use table::Table;
+pub use slow_start::SlowStart;
+pub use table::{Standing, Table, WeightClass};
 
 pub use bartizan_net::BoxError;

@@ -2,85 +2,125 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::{Backend, BackendId, Table};
+
+mod pick;
+mod round_robin;
+
+pub use pick::{Pick, Reason, Rejected, Rejection, Why};
+pub use round_robin::RoundRobin;
 
 /// Chooses a backend from a table.
 ///
 /// Synchronous, and free of allocation and locks where the definition allows: it runs once per
 /// request. Policies are shared by the connections of a worker, so their state is atomic.
 pub trait Policy {
-    /// Chooses among the eligible backends that are not in [`PickContext::tried`]; `None` when
-    /// there is none.
+    /// Chooses among the eligible backends that are not in [`PickContext::tried`].
+    ///
+    /// A policy of load (round robin, least connections, …) passes over backends without
+    /// [room](Table::has_room), and answers `None` if there is no other: the request then waits for
+    /// the first slot that becomes free in the cluster. A policy of affinity (the hashes) answers
+    /// with the backend that the key belongs to, full or not: the request then waits for that one.
     fn pick(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick>;
+
+    /// Who is to be told of what becomes of picks. Default: nobody.
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        None
+    }
+
+    /// What is to be made ready before a table is published that differs in members or weights, off
+    /// the path of requests. Default: nothing.
+    fn preparation(&self) -> Option<Arc<dyn Prepare>> {
+        None
+    }
 }
 
 impl<P: Policy + ?Sized> Policy for Arc<P> {
     fn pick(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick> {
         (**self).pick(table, context)
     }
+
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        (**self).observer()
+    }
+
+    fn preparation(&self) -> Option<Arc<dyn Prepare>> {
+        (**self).preparation()
+    }
+}
+
+impl<P: Policy + ?Sized> Policy for Box<P> {
+    fn pick(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick> {
+        (**self).pick(table, context)
+    }
+
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        (**self).observer()
+    }
+
+    fn preparation(&self) -> Option<Arc<dyn Prepare>> {
+        (**self).preparation()
+    }
+}
+
+/// Is told of what becomes of picks, on whatever thread it happens. Must be quick.
+///
+/// All the leases of a [`Balance`](crate::Balance) are told, also those of pinned clients, whom no
+/// policy has chosen a backend for.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// What is in flight or waits at the backend has become more: its counts are up to date.
+    fn more(&self, backend: &Arc<Backend>);
+
+    /// It has become less.
+    fn less(&self, backend: &Arc<Backend>);
+
+    /// The backend has answered: for a request, the head is there; for a connection, it was
+    /// dialled. `took` counts from the pick.
+    fn answered(&self, backend: &Arc<Backend>, took: Duration, now: Instant) {
+        let _ = (backend, took, now);
+    }
+
+    /// The backend could not be dialled, or failed without an answer, `took` after the pick.
+    fn failed(&self, backend: &Arc<Backend>, took: Duration, now: Instant) {
+        let _ = (backend, took, now);
+    }
+}
+
+/// Makes indexes for tables that are about to be published.
+pub trait Prepare: fmt::Debug + Send + Sync {
+    /// Makes what [`Policy::pick`] will need for `table`. Until it returns, the cluster publishes
+    /// nothing else.
+    fn prepare(&self, table: &Table);
 }
 
 /// What a policy may know of the request.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct PickContext<'a> {
+    /// The time of the pick.
+    pub now: Instant,
     /// Backends that failed for this request already.
     pub tried: &'a [BackendId],
+    /// A hash of the request's key, well mixed; none if the request has no key. A policy of hashes
+    /// then takes backends in turn.
+    pub hash: Option<u64>,
 }
 
 impl<'a> PickContext<'a> {
-    /// A first try of a request that nothing is known of.
-    pub fn new() -> Self {
-        Self::default()
+    /// A first try, at this time, of a request that nothing is known of.
+    pub fn new(now: Instant) -> Self {
+        Self { now, tried: &[], hash: None }
     }
 
     /// A further try, after these backends failed.
     pub fn tried(self, tried: &'a [BackendId]) -> Self {
         Self { tried, ..self }
     }
-}
 
-/// A chosen backend, and why it was chosen.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Pick {
-    /// The backend.
-    pub backend: Arc<Backend>,
-    /// Why.
-    pub reason: Reason,
-}
-
-impl Pick {
-    /// `backend`, because of `reason`.
-    pub fn new(backend: Arc<Backend>, reason: Reason) -> Self {
-        Self { backend, reason }
-    }
-}
-
-/// Why a backend was chosen. Displays as a short text for traces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// It was its turn.
-    Turn {
-        /// Its position in the table.
-        position: usize,
-        /// How many backends before it were passed over, not being eligible or tried already.
-        skipped: usize,
-    },
-    /// A policy that is not of this crate says so.
-    Custom(&'static str),
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Turn { position, skipped: 0 } => write!(f, "its turn at position {position}"),
-            Self::Turn { position, skipped } => {
-                write!(f, "its turn at position {position}, {skipped} passed over")
-            }
-            Self::Custom(text) => f.write_str(text),
-        }
+    /// A request whose key has this hash.
+    pub fn hash(self, hash: Option<u64>) -> Self {
+        Self { hash, ..self }
     }
 }

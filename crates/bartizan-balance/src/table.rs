@@ -1,29 +1,144 @@
 //! The immutable snapshot of a cluster.
 
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::{Backend, BackendId};
+use crate::cluster::{ClusterLoad, Rules};
+use crate::{Backend, BackendId, PickContext, Role, SlowStart, State, Why};
+use bits::Bits;
+use classes::Classes;
+
+mod bits;
+mod classes;
+
+pub use classes::WeightClass;
 
 /// The backends of a cluster at one moment, and which of them are eligible.
 ///
-/// Members and eligibility are apart: when a check changes its mind, only the bits are made anew,
-/// and whatever a policy has computed for the members stays right.
+/// Members and eligibility are apart: when a check changes its mind, only the bits and the order by
+/// weight are made anew, and whatever a policy has computed for the members stays right.
+///
+/// Eligible is what is ready, up, and of a weight above 0: active backends, or, if there is none,
+/// the first such backup (all of them, where [told so](crate::ClusterBuilder::all_backups)).
 #[derive(Clone, Debug)]
 pub struct Table {
     members: Arc<[Arc<Backend>]>,
+    places: Arc<Places>,
+    // Configured weights, which indexes of hashes are made of.
+    weights: Arc<[u16]>,
     eligible: Bits,
+    // What a pinned client may go to, eligible or not: what is up and not in maintenance.
+    standing: Bits,
+    // Weights as they count now, in sixteenths: less than configured during slow start.
+    shares: Arc<[u32]>,
+    classes: Classes,
+    load: Arc<ClusterLoad>,
     membership: u64,
+    weighing: u64,
+    version: u64,
+    panic: bool,
+    limited: bool,
+    next_step: Option<Instant>,
+}
+
+/// Where to find a backend.
+#[derive(Debug)]
+struct Places {
+    ids: HashMap<BackendId, u32>,
+    names: HashMap<Arc<str>, u32>,
+}
+
+/// Whether a client that is pinned to a backend may go there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It may.
+    Serving,
+    /// It may, though nobody new does: it drains, or its weight is 0.
+    Draining,
+    /// It may not: it is down, in maintenance, or gone.
+    Out,
 }
 
 impl Table {
-    pub(crate) fn new(members: Arc<[Arc<Backend>]>, membership: u64) -> Self {
-        let eligible = Bits::new(members.iter().map(|backend| backend.is_up()));
-        Self { members, eligible, membership }
+    pub(crate) fn new(
+        members: Arc<[Arc<Backend>]>,
+        rules: &Rules,
+        load: Arc<ClusterLoad>,
+        now: Option<Instant>,
+    ) -> Self {
+        let ids = members.iter().zip(0..).map(|(member, place)| (member.id(), place)).collect();
+        let names =
+            members.iter().zip(0..).map(|(member, place)| (member.name().clone(), place)).collect();
+        let empty = Self {
+            places: Arc::new(Places { ids, names }),
+            weights: [].into(),
+            eligible: Bits::new([].into_iter()),
+            standing: Bits::new([].into_iter()),
+            shares: [].into(),
+            classes: Classes::new(&Bits::new([].into_iter()), &[]),
+            load,
+            membership: 0,
+            weighing: 0,
+            version: 0,
+            panic: false,
+            limited: members.iter().any(|member| member.limits().max.is_some()),
+            next_step: None,
+            members,
+        };
+        empty.refreshed(rules, now)
     }
 
-    /// The same members, asked again whether they are up.
-    pub(crate) fn refreshed(&self) -> Self {
-        Self::new(Arc::clone(&self.members), self.membership)
+    /// The next table, of other members.
+    pub(crate) fn replaced(
+        &self,
+        members: Arc<[Arc<Backend>]>,
+        rules: &Rules,
+        now: Option<Instant>,
+    ) -> Self {
+        let mut table = Self::new(members, rules, Arc::clone(&self.load), now);
+        table.membership = self.membership + 1;
+        table.weighing = self.weighing + 1;
+        table.version = self.version + 1;
+        table
+    }
+
+    /// The next table, of the same members, asked again how they are.
+    pub(crate) fn refreshed(&self, rules: &Rules, now: Option<Instant>) -> Self {
+        let members = Arc::clone(&self.members);
+        let (eligible, panic) = eligible(&members, rules);
+        let standing = Bits::new(members.iter().map(|member| {
+            let up = member.is_up() || panic && !member.is_barred();
+            up && member.state() != State::Maintenance
+        }));
+        let same = self.weights.len() == members.len()
+            && members.iter().zip(&*self.weights).all(|(member, weight)| member.weight() == *weight);
+        let weights = match same {
+            true => Arc::clone(&self.weights),
+            false => members.iter().map(|member| member.weight()).collect(),
+        };
+        let ramp = rules.slow_start.zip(now);
+        let shares: Arc<[u32]> = members.iter().map(|member| share(member, ramp)).collect();
+        let warming = members.iter().zip(&*shares).any(|(member, share)| *share < full(member));
+        let classes = Classes::new(&eligible, &shares);
+        Self {
+            members,
+            places: Arc::clone(&self.places),
+            weights,
+            eligible,
+            standing,
+            shares,
+            classes,
+            load: Arc::clone(&self.load),
+            membership: self.membership,
+            weighing: self.weighing + u64::from(!same),
+            version: self.version + 1,
+            panic,
+            limited: self.limited,
+            next_step: ramp.filter(|_| warming).map(|(ramp, now)| now + ramp.step()),
+        }
     }
 
     /// All backends, in the order in which they were added.
@@ -31,9 +146,45 @@ impl Table {
         &self.members
     }
 
-    /// Changes whenever [`members`](Self::members) does: what a policy keys its indexes by.
+    /// Changes whenever [`members`](Self::members) does.
     pub fn membership(&self) -> u64 {
         self.membership
+    }
+
+    /// Changes whenever members or their configured weights do: what an index for hashes is made
+    /// of. Slow start does not change it.
+    pub fn weighing(&self) -> u64 {
+        self.weighing
+    }
+
+    /// Grows with every table of a cluster.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether so few backends are healthy that all are used.
+    pub fn in_panic(&self) -> bool {
+        self.panic
+    }
+
+    /// When shares change again, though nothing happens: during slow start.
+    pub fn next_step(&self) -> Option<Instant> {
+        self.next_step
+    }
+
+    /// Whether any member has a limit of concurrent requests.
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
+    /// Where a backend is in [`members`](Self::members).
+    pub fn position(&self, id: BackendId) -> Option<usize> {
+        self.places.ids.get(&id).map(|place| *place as usize)
+    }
+
+    /// Where the backend of this name is in [`members`](Self::members).
+    pub fn position_of_name(&self, name: &str) -> Option<usize> {
+        self.places.names.get(name).map(|place| *place as usize)
     }
 
     /// Whether the backend at this position may be picked; `false` past the end.
@@ -41,9 +192,97 @@ impl Table {
         self.eligible.get(position)
     }
 
+    /// The bits behind [`is_eligible`](Self::is_eligible), 64 positions a word, the first one lowest.
+    pub fn eligible_words(&self) -> &[u64] {
+        self.eligible.words()
+    }
+
     /// How many backends may be picked.
     pub fn eligible_count(&self) -> usize {
         self.eligible.count()
+    }
+
+    /// Whether a client that is pinned to this backend may go there.
+    pub fn standing(&self, position: usize) -> Standing {
+        let Some(member) = self.members.get(position) else { return Standing::Out };
+        match member.state() {
+            _ if !self.standing.get(position) => Standing::Out,
+            State::Ready if member.weight() > 0 => Standing::Serving,
+            _ => Standing::Draining,
+        }
+    }
+
+    /// The weight that was configured, from 0 to 256; 0 past the end.
+    pub fn weight(&self, position: usize) -> u16 {
+        self.weights.get(position).copied().unwrap_or(0)
+    }
+
+    /// The weight as it counts now, in sixteenths: 16 times the configured one, or less during slow
+    /// start, but then never 0.
+    pub fn share(&self, position: usize) -> u32 {
+        self.shares.get(position).copied().unwrap_or(0)
+    }
+
+    /// The eligible backends by weight, the heavy ones first.
+    pub fn classes(&self) -> &[WeightClass] {
+        self.classes.all()
+    }
+
+    /// Positions of the backends of a class of this table, in order.
+    pub fn in_class(&self, class: &WeightClass) -> &[u32] {
+        self.classes.positions(class)
+    }
+
+    /// What all eligible backends weigh, in sixteenths.
+    pub fn total_share(&self) -> u64 {
+        self.classes.total()
+    }
+
+    /// An eligible position, each as likely as its share of the weight, if `random` is uniform.
+    ///
+    /// Costs a search among the different weights, a few of them as a rule.
+    pub fn draw(&self, random: u64) -> Option<usize> {
+        if self.classes.total() == 0 { None } else { self.classes.draw(random) }
+    }
+
+    /// Whether a backend may take this key, as far as slow start goes: of a backend at 30 % of its
+    /// weight, 30 % of the keys, and always the same ones.
+    ///
+    /// Moves keys back by degrees, and no others. `hash` has to be independent of the one that led
+    /// to the backend; mix it with the backend's identity.
+    pub fn admits(&self, position: usize, hash: u64) -> bool {
+        let (share, full) = (self.share(position), u32::from(self.weight(position)) * SCALE);
+        share >= full || (u128::from(hash) * u128::from(full)) >> 64 < u128::from(share)
+    }
+
+    /// Whether the backend at this position may take one more at this moment.
+    pub fn has_room(&self, position: usize) -> bool {
+        if !self.limited {
+            return true;
+        }
+        let Some(member) = self.members.get(position) else { return false };
+        self.limit(position).is_none_or(|limit| member.in_flight() < limit.get())
+    }
+
+    /// How many the backend at this position takes at the moment.
+    pub(crate) fn limit(&self, position: usize) -> Option<NonZeroUsize> {
+        let member = self.members.get(position)?;
+        let ramp = (self.share(position), full(member));
+        self.load.limit(member.limits(), ramp)
+    }
+
+    /// Whether a policy may pick the backend at this position, and if not, why.
+    pub fn check(&self, position: usize, context: &PickContext<'_>) -> Result<(), Why> {
+        let Some(member) = self.members.get(position) else { return Err(Why::Ineligible) };
+        if !self.is_eligible(position) {
+            Err(Why::Ineligible)
+        } else if context.tried.contains(&member.id()) {
+            Err(Why::Tried)
+        } else if !self.has_room(position) {
+            Err(Why::Full)
+        } else {
+            Ok(())
+        }
     }
 
     /// The first eligible position at or after `start`, turning to the front once. Skips backends
@@ -51,98 +290,65 @@ impl Table {
     ///
     /// Costs a few instructions per 64 backends that are not eligible.
     pub fn next_eligible(&self, start: usize, except: &[BackendId]) -> Option<usize> {
-        let count = self.members.len();
-        let start = if start < count { start } else { 0 };
         let free = |position: &usize| !except.contains(&self.members[*position].id());
         if except.is_empty() {
+            let count = self.members.len();
+            let start = if start < count { start } else { 0 };
             return self.eligible.next(start, count).or_else(|| self.eligible.next(0, start));
         }
-        let mut after = self.eligible.iter(start, count).chain(self.eligible.iter(0, start));
-        after.find(free)
+        self.eligible_from(start).find(free)
+    }
+
+    /// All eligible positions from `start` on, turning to the front once.
+    pub fn eligible_from(&self, start: usize) -> impl Iterator<Item = usize> {
+        let count = self.members.len();
+        let start = if start < count { start } else { 0 };
+        self.eligible.iter(start, count).chain(self.eligible.iter(0, start))
     }
 }
 
-/// A bit per position.
-#[derive(Clone, Debug)]
-struct Bits(Box<[u64]>);
-
-impl Bits {
-    fn new(bits: impl ExactSizeIterator<Item = bool>) -> Self {
-        let mut words = vec![0; bits.len().div_ceil(64)];
-        for (position, bit) in bits.enumerate() {
-            words[position / 64] |= u64::from(bit) << (position % 64);
-        }
-        Self(words.into())
-    }
-
-    fn get(&self, position: usize) -> bool {
-        self.0.get(position / 64).is_some_and(|word| word >> (position % 64) & 1 == 1)
-    }
-
-    fn count(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    /// The first set bit of `start..end`.
-    fn next(&self, start: usize, end: usize) -> Option<usize> {
-        let mut at = start / 64;
-        let mut word = self.0.get(at)? & (u64::MAX << (start % 64));
-        loop {
-            if word != 0 {
-                let position = at * 64 + word.trailing_zeros() as usize;
-                return (position < end).then_some(position);
-            }
-            at += 1;
-            if at * 64 >= end {
-                return None;
-            }
-            word = *self.0.get(at)?;
+/// Who may be picked, and whether that is out of panic.
+fn eligible(members: &[Arc<Backend>], rules: &Rules) -> (Bits, bool) {
+    let willing = |member: &Backend| member.state() == State::Ready && member.weight() > 0;
+    let active = |member: &Backend| willing(member) && member.role() == Role::Active;
+    let well = |member: &Backend| active(member) && member.is_up();
+    let total = members.iter().filter(|member| active(member)).count();
+    let healthy = members.iter().filter(|member| well(member)).count();
+    if rules.panic_below.is_some_and(|rule| healthy < rule.of(total)) {
+        let any = |member: &Arc<Backend>| active(member) && (member.is_up() || !member.is_barred());
+        if members.iter().any(any) {
+            return (Bits::new(members.iter().map(any)), true);
         }
     }
-
-    fn iter(&self, start: usize, end: usize) -> impl Iterator<Item = usize> {
-        let mut from = start;
-        std::iter::from_fn(move || {
-            let position = self.next(from, end)?;
-            from = position + 1;
-            Some(position)
-        })
+    if healthy > 0 {
+        return (Bits::new(members.iter().map(|member| well(member))), false);
     }
+    let backup = |member: &Backend| {
+        willing(member) && member.role() == Role::Backup && member.is_up()
+    };
+    let first = members.iter().position(|member| backup(member));
+    let used = |(position, member): (usize, &Arc<Backend>)| {
+        backup(member) && (rules.all_backups || Some(position) == first)
+    };
+    (Bits::new(members.iter().enumerate().map(used)), false)
 }
+
+/// What a backend weighs after its slow start.
+fn full(member: &Backend) -> u32 {
+    u32::from(member.weight()) * SCALE
+}
+
+/// What a backend weighs now.
+fn share(member: &Backend, ramp: Option<(SlowStart, Instant)>) -> u32 {
+    let full = full(member);
+    let Some(((ramp, now), since)) = ramp.zip(member.recovered()) else { return full };
+    let share = ramp.share(now.saturating_duration_since(since));
+    // Rounded up, as HAProxy does: who is back gets something.
+    ((f64::from(full) * share).ceil() as u32).clamp(1.min(full), full)
+}
+
+/// Parts of a unit of weight, as in HAProxy: slow start needs something between 0 and 1.
+const SCALE: u32 = 16;
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn the_next_eligible_is_what_a_walk_would_find(
-            up in prop::collection::vec(any::<bool>(), 1..200),
-            start in 0_usize..220,
-            except in prop::collection::vec(0_usize..200, 0..4),
-        ) {
-            let members: Arc<[Arc<Backend>]> = up.iter().enumerate().map(|(i, up)| {
-                let backend = Backend::new(format!("b{i}"), "127.0.0.1:1".parse().unwrap());
-                backend.set_up(*up);
-                Arc::new(backend)
-            }).collect();
-            let table = Table::new(Arc::clone(&members), 0);
-            let except: Vec<_> = except.iter().filter_map(|i| Some(members.get(*i)?.id())).collect();
-            let start_at = if start < up.len() { start } else { 0 };
-            let walk = (start_at..up.len()).chain(0..start_at)
-                .find(|i| up[*i] && !except.contains(&members[*i].id()));
-            prop_assert_eq!(table.next_eligible(start, &except), walk);
-            prop_assert_eq!(table.eligible_count(), up.iter().filter(|up| **up).count());
-            prop_assert_eq!(table.is_eligible(start), up.get(start).copied().unwrap_or(false));
-        }
-    }
-
-    #[test]
-    fn an_empty_table_has_nothing_eligible() {
-        let table = Table::new([].into(), 0);
-        assert_eq!(table.next_eligible(0, &[]), None);
-        assert_eq!(table.eligible_count(), 0);
-    }
-}
+mod tests;

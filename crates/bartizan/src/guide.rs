@@ -39,9 +39,9 @@
 //! use std::sync::Arc;
 //!
 //! let web4 = Arc::new(Backend::new("web4", "192.168.1.13:80".parse()?));
-//! web.update(|members| {
-//!     members.retain(|backend| &**backend.name() != "web1");
-//!     members.push(web4);
+//! web.update(|change| {
+//!     change.remove("web1");
+//!     change.add(web4);
 //! })?;
 //! # Ok(()) }
 //! # update(&Cluster::builder("web").backend("web1", "192.168.1.10:80").build().unwrap()).unwrap();

@@ -208,7 +208,8 @@ async fn what_is_added_is_probed_and_what_is_removed_is_not_any_more() {
     assert!(!fake.times("a").is_empty() && !fake.times("b").is_empty());
 
     let c = backend("c", "127.0.0.1:3".parse().unwrap());
-    web.update(|members| {
+    web.update(|change| {
+        let members = change.members_mut();
         members.remove(0);
         members.push(c);
     })
@@ -228,10 +229,10 @@ async fn what_is_taken_out_and_put_back_is_probed_again() {
     let _checks = web.check(Checks::new(fake.clone()));
     sleep(secs(1)).await;
     let a = member(&web, 0);
-    web.update(Vec::clear).unwrap();
+    web.update(|change| change.replace_all([])).unwrap();
     sleep(secs(5)).await;
     assert_eq!(fake.times("a"), [0]);
-    web.update(|members| members.push(a)).unwrap();
+    web.update(|change| change.add(a)).unwrap();
     sleep(secs(5)).await;
     let times = fake.times("a");
     assert!(times.len() >= 3, "{times:?}");
@@ -316,7 +317,7 @@ async fn what_starts_down_is_not_eligible_before_the_checks_have_run() {
     let _checks = web.check(Checks::new(fake).init_state(InitState::Down));
     // Without a point at which another task could run.
     assert_eq!(web.table().eligible_count(), 0);
-    web.update(|members| members.push(backend("c", "127.0.0.1:3".parse().unwrap()))).unwrap();
+    web.update(|change| change.add(backend("c", "127.0.0.1:3".parse().unwrap()))).unwrap();
     assert_eq!(web.table().eligible_count(), 0);
 }
 
@@ -328,7 +329,7 @@ async fn what_starts_down_is_probed_at_once_and_comes_up_with_its_first_pass() {
     assert_eq!((fake.times("a"), fake.times("b")), (vec![0], vec![0]));
     assert_eq!(web.table().eligible_count(), 2);
 
-    web.update(|members| members.push(backend("c", "127.0.0.1:3".parse().unwrap()))).unwrap();
+    web.update(|change| change.add(backend("c", "127.0.0.1:3".parse().unwrap()))).unwrap();
     assert!(!web.table().is_eligible(2));
     assert_eq!(web.table().eligible_count(), 2, "what stays is not judged anew");
     sleep(Duration::from_millis(10)).await;
@@ -359,8 +360,8 @@ async fn what_is_taken_out_and_put_back_at_once_starts_down_again() {
     sleep(secs(1)).await;
     let a = member(&web, 0);
     // Before the checks have seen that it was gone.
-    web.update(Vec::clear).unwrap();
-    web.update(|members| members.push(a)).unwrap();
+    web.update(|change| change.replace_all([])).unwrap();
+    web.update(|change| change.add(a)).unwrap();
     assert!(!web.table().is_eligible(0));
     sleep(Duration::from_millis(10)).await;
     assert!(web.table().is_eligible(0), "it was checked anew");
@@ -385,7 +386,7 @@ async fn without_checks_what_is_added_is_up_again() {
     let (web, fake) = (cluster(&[]), Fake::new(Answer::Pass));
     let checks = web.check(Checks::new(fake).init_state(InitState::Down));
     drop(checks);
-    web.update(|members| members.push(backend("a", "127.0.0.1:3".parse().unwrap()))).unwrap();
+    web.update(|change| change.add(backend("a", "127.0.0.1:3".parse().unwrap()))).unwrap();
     assert!(web.table().is_eligible(0));
 }
 

@@ -38,7 +38,8 @@ impl Policy for RoundRobin {
         let mut next = self.next.load(Ordering::Relaxed);
         loop {
             let start = next.checked_rem(members.len())?;
-            let position = table.next_eligible(start, context.tried)?;
+            let room = |position: &usize| table.check(*position, context).is_ok();
+            let position = table.eligible_from(start).find(room)?;
             match self.next.compare_exchange_weak(
                 next,
                 position + 1,
@@ -46,9 +47,8 @@ impl Policy for RoundRobin {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
-                    let skipped = (position + members.len() - start) % members.len();
-                    let reason = Reason::Turn { position, skipped };
-                    return Some(Pick::new(members[position].clone(), reason));
+                    let reason = Reason::Turn { position };
+                    return Some(Pick::new(members[position].clone(), "roundrobin", reason));
                 }
                 Err(now) => next = now,
             }
@@ -78,8 +78,12 @@ mod tests {
         cluster
     }
 
+    fn now() -> std::time::Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
     fn name(policy: &RoundRobin, cluster: &Cluster) -> Option<String> {
-        Some(policy.pick(&cluster.table(), &PickContext::new())?.backend.name().to_string())
+        Some(policy.pick(&cluster.table(), &PickContext::new(now()))?.backend.name().to_string())
     }
 
     #[test]
@@ -92,9 +96,9 @@ mod tests {
     #[test]
     fn passes_over_what_was_tried() {
         let (cluster, policy) = (cluster(&[true, true]), RoundRobin::new());
-        let first = policy.pick(&cluster.table(), &PickContext::new()).unwrap().backend;
+        let first = policy.pick(&cluster.table(), &PickContext::new(now())).unwrap().backend;
         let tried = [first.id()];
-        let again = PickContext::new().tried(&tried);
+        let again = PickContext::new(now()).tried(&tried);
         for _ in 0..3 {
             assert_ne!(policy.pick(&cluster.table(), &again).unwrap().backend.id(), first.id());
         }

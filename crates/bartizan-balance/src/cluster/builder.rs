@@ -1,0 +1,120 @@
+//! Making a cluster.
+
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use bartizan_net::Address;
+use tokio::sync::watch;
+
+use super::{Cluster, ClusterError, ClusterLoad, Inner, Writing, check_names};
+use crate::queue::Queue;
+use crate::{Backend, MinHealthy, SlowStart, Table};
+
+/// What holds for a cluster all its life.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) slow_start: Option<SlowStart>,
+    pub(crate) panic_below: Option<MinHealthy>,
+    pub(crate) all_backups: bool,
+}
+
+/// Collects the backends of a [`Cluster`].
+///
+/// | setting | default | HAProxy |
+/// | --- | --- | --- |
+/// | [`slow_start`](Self::slow_start) | none | `slowstart` |
+/// | [`panic_below`](Self::panic_below) | never | – |
+/// | [`all_backups`](Self::all_backups) | the first | `option allbackups` |
+/// | [`full_load`](Self::full_load) | the sum of all `max` | `fullconn` |
+/// | [`queue`](Self::queue) | any number | – |
+#[derive(Debug)]
+#[must_use = "a cluster is made by `build`"]
+pub struct ClusterBuilder {
+    name: Arc<str>,
+    backends: Vec<Arc<Backend>>,
+    rules: Rules,
+    full_load: Option<usize>,
+    queue: usize,
+    wrong: Option<ClusterError>,
+}
+
+impl ClusterBuilder {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        let (backends, rules) = (Vec::new(), Rules::default());
+        Self { name, backends, rules, full_load: None, queue: usize::MAX, wrong: None }
+    }
+
+    /// Adds a backend at `address`, `HOST:PORT`.
+    pub fn backend(mut self, name: &str, address: &str) -> Self {
+        match address.parse::<Address>() {
+            Ok(address) => self.add(Backend::new(name, address)),
+            Err(source) => {
+                let wrong = ClusterError::Address { backend: name.into(), source };
+                self.wrong.get_or_insert(wrong);
+                self
+            }
+        }
+    }
+
+    /// Adds a backend.
+    #[allow(clippy::should_implement_trait, reason = "a builder's verb, not arithmetic")]
+    pub fn add(mut self, backend: Backend) -> Self {
+        self.backends.push(Arc::new(backend));
+        self
+    }
+
+    /// Lets backends that have recovered come back by degrees.
+    pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
+        self.rules.slow_start = Some(slow_start).filter(|ramp| !ramp.window().is_zero());
+        self
+    }
+
+    /// Uses all active backends, well or not, while fewer than this are well. Those that have not
+    /// been checked yet and have to be, and those that are not who they should be, stay out.
+    pub fn panic_below(mut self, rule: MinHealthy) -> Self {
+        self.rules.panic_below = Some(rule);
+        self
+    }
+
+    /// Uses all backups when no active backend is left, not only the first one.
+    pub fn all_backups(mut self, all: bool) -> Self {
+        self.rules.all_backups = all;
+        self
+    }
+
+    /// What is in flight in the whole cluster when backends get their [`max`](crate::Limits::max),
+    /// rather than their [`min`](crate::Limits::min).
+    pub fn full_load(self, in_flight: usize) -> Self {
+        Self { full_load: Some(in_flight.max(1)), ..self }
+    }
+
+    /// At most this many wait for a free slot of any backend.
+    pub fn queue(self, length: usize) -> Self {
+        Self { queue: length, ..self }
+    }
+
+    /// Makes the cluster. All backends are up. It may be empty.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError`], for the first thing that is wrong.
+    pub fn build(self) -> Result<Cluster, ClusterError> {
+        self.wrong.map_or(Ok(()), Err)?;
+        check_names(&self.backends)?;
+        let load = Arc::new(ClusterLoad::new(self.full_load));
+        load.members(&self.backends);
+        let table = Table::new(self.backends.into(), &self.rules, Arc::clone(&load), None);
+        let (membership, _) = watch::channel(table.membership());
+        let (version, _) = watch::channel(table.version());
+        let inner = Inner {
+            name: self.name,
+            rules: self.rules,
+            table: ArcSwap::from_pointee(table),
+            queue: Queue::new(self.queue, load),
+            writing: Mutex::new(Writing::default()),
+            membership,
+            version,
+        };
+        Ok(Cluster { inner: Arc::new(inner) })
+    }
+}

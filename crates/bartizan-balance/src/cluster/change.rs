@@ -1,0 +1,119 @@
+//! A change of a cluster, made in one step.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{ClusterError, check_names};
+use crate::backend::MAX_WEIGHT;
+use crate::{Backend, BackendId, State};
+
+/// What [`Cluster::update`](crate::Cluster::update) is to do: all of it, or, if anything is wrong,
+/// nothing.
+#[derive(Debug)]
+pub struct Change {
+    members: Vec<Arc<Backend>>,
+    replaced: bool,
+    settings: Vec<(Arc<Backend>, Setting)>,
+    wrong: Option<ClusterError>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Setting {
+    Weight(u16),
+    State(State),
+}
+
+impl Change {
+    pub(super) fn new(members: &[Arc<Backend>]) -> Self {
+        Self { members: members.to_vec(), replaced: false, settings: Vec::new(), wrong: None }
+    }
+
+    /// The backends as they would be by now.
+    pub fn members(&self) -> &[Arc<Backend>] {
+        &self.members
+    }
+
+    /// The backends, to be put into any order, taken out, or exchanged.
+    pub fn members_mut(&mut self) -> &mut Vec<Arc<Backend>> {
+        self.replaced = true;
+        &mut self.members
+    }
+
+    /// Adds a backend, at the end.
+    pub fn add(&mut self, backend: impl Into<Arc<Backend>>) {
+        self.members_mut().push(backend.into());
+    }
+
+    /// Takes the backend of this name out. Wrong if there is none.
+    pub fn remove(&mut self, name: &str) {
+        if let Some(backend) = self.named(name) {
+            self.members_mut().retain(|member| member.id() != backend.id());
+        }
+    }
+
+    /// Has these backends and no others. Those that were there keep their live state.
+    pub fn replace_all(&mut self, backends: impl IntoIterator<Item = Arc<Backend>>) {
+        *self.members_mut() = backends.into_iter().collect();
+    }
+
+    /// Gives the backend of this name a share from 0 to 256; 0 means that it drains. Wrong if there
+    /// is no such backend, or if it is more.
+    pub fn set_weight(&mut self, name: &str, weight: u16) {
+        if weight > MAX_WEIGHT {
+            self.wrong.get_or_insert(ClusterError::Weight { backend: name.into(), weight });
+        }
+        self.set(name, Setting::Weight(weight));
+    }
+
+    /// Wants the backend of this name to take part, to drain, or to be left alone. Wrong if there is
+    /// no such backend.
+    pub fn set_state(&mut self, name: &str, state: State) {
+        self.set(name, Setting::State(state));
+    }
+
+    /// The backend with this number. Wrong if there is none.
+    pub fn by_id(&mut self, id: BackendId) -> Option<Arc<Backend>> {
+        let found = self.members.iter().find(|member| member.id() == id).cloned();
+        if found.is_none() {
+            self.wrong.get_or_insert(ClusterError::UnknownId { id });
+        }
+        found
+    }
+
+    fn set(&mut self, name: &str, setting: Setting) {
+        if let Some(backend) = self.named(name) {
+            self.settings.push((backend, setting));
+        }
+    }
+
+    fn named(&mut self, name: &str) -> Option<Arc<Backend>> {
+        let found = self.members.iter().find(|member| **member.name() == *name).cloned();
+        if found.is_none() {
+            self.wrong.get_or_insert_with(|| ClusterError::UnknownName { name: name.into() });
+        }
+        found
+    }
+
+    /// The members from now on, and whether they may be others. `now` is given where a return from
+    /// maintenance is followed by a slow start.
+    pub(super) fn apply(
+        self,
+        now: Option<Instant>,
+    ) -> Result<(Vec<Arc<Backend>>, bool), ClusterError> {
+        self.wrong.map_or(Ok(()), Err)?;
+        check_names(&self.members)?;
+        for (backend, setting) in self.settings {
+            match setting {
+                Setting::Weight(weight) => backend.set_weight(weight),
+                Setting::State(state) => {
+                    let was = backend.state();
+                    backend.set_state(state);
+                    if was == State::Maintenance && state != State::Maintenance {
+                        backend.set_recovered(now);
+                    }
+                }
+            }
+        }
+        Ok((self.members, self.replaced))
+    }
+}
