@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -27,9 +27,7 @@ pub struct Backend {
     pub(crate) latency: Latency,
     weight: AtomicU16,
     state: AtomicU8,
-    up: AtomicBool,
-    // Down for a reason that panic does not overrule: unfit, or not checked yet.
-    barred: AtomicBool,
+    condition: AtomicU8,
     // Counts how often it was set down to be checked first.
     trial: AtomicU64,
     // Since when it is back, while that matters.
@@ -121,8 +119,7 @@ impl Backend {
             latency: Latency::default(),
             weight: AtomicU16::new(1),
             state: AtomicU8::new(State::Ready as u8),
-            up: AtomicBool::new(true),
-            barred: AtomicBool::new(false),
+            condition: AtomicU8::new(UP),
             trial: AtomicU64::new(0),
             recovered: Mutex::new(None),
         }
@@ -196,24 +193,31 @@ impl Backend {
 
     /// Whether the checks find it well. Eligible is what is up in the [`Table`](crate::Table).
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.condition.load(Ordering::Relaxed) == UP
     }
 
-    /// Whether it may not be used even in panic.
-    pub(crate) fn is_barred(&self) -> bool {
-        self.barred.load(Ordering::Relaxed)
+    /// Whether it may be used in panic: unless it has not been checked yet though it has to be, or
+    /// is not who it should be.
+    pub(crate) fn may_be_tried(&self) -> bool {
+        matches!(self.condition.load(Ordering::Relaxed), UP | DOWN)
     }
 
-    /// Only the cluster may say so, because it has to publish a new table with it.
-    pub(crate) fn set_up(&self, up: bool) -> bool {
-        if up {
-            self.barred.store(false, Ordering::Relaxed);
+    /// Returns whether it was down, and whether that was more than waiting for a first check. Only
+    /// the cluster may say so, because it has to publish a new table with it.
+    pub(crate) fn set_up(&self) -> (bool, bool) {
+        let was = self.condition.swap(UP, Ordering::Relaxed);
+        (was != UP, was == DOWN || was == UNFIT)
+    }
+
+    /// Returns whether that is news. As for [`set_up`](Self::set_up).
+    pub(crate) fn set_down(&self, unfit: bool) -> bool {
+        let to = if unfit { UNFIT } else { DOWN };
+        match self.condition.load(Ordering::Relaxed) {
+            UP => self.condition.store(to, Ordering::Relaxed),
+            DOWN if unfit => self.condition.store(to, Ordering::Relaxed),
+            _ => return false,
         }
-        self.up.swap(up, Ordering::Relaxed) != up
-    }
-
-    pub(crate) fn bar(&self) {
-        self.barred.store(true, Ordering::Relaxed);
+        true
     }
 
     /// As for [`set_up`](Self::set_up).
@@ -229,8 +233,7 @@ impl Backend {
     /// Sets it down until a check that starts from here on says otherwise. Only the cluster may,
     /// with its writers' lock held.
     pub(crate) fn put_on_trial(&self) {
-        self.up.store(false, Ordering::Relaxed);
-        self.bar();
+        self.condition.store(UNPROVEN, Ordering::Relaxed);
         // Last, so that whoever sees the new trial does not take it for up.
         self.trial.fetch_add(1, Ordering::Release);
     }
@@ -276,6 +279,16 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// HAProxy's.
 pub(crate) const MAX_WEIGHT: u16 = 256;
+
+const UP: u8 = 0;
+
+const DOWN: u8 = 1;
+
+/// Down, and not who it should be.
+const UNFIT: u8 = 2;
+
+/// Down until a first check.
+const UNPROVEN: u8 = 3;
 
 const DRAIN: u8 = State::Drain as u8;
 

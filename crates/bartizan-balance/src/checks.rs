@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tower_service::Service;
 
-use crate::cluster::Probation;
+use crate::cluster::{Judgement, Probation};
 use crate::{Backend, BackendId, Cluster, DialProbe, Health, InitState, Verdict};
 
 /// How the backends of a cluster are checked. Defaults are HAProxy's, except that a backend which has
@@ -218,9 +218,13 @@ impl Watch {
                 Err(_) => Verdict::fail(format_args!("no answer within {:?}", checks.timeout)),
             };
             let change = health.observe(&verdict);
-            if let Some(up) = change {
-                self.cluster.set_up_in(&self.backend, self.trial, up);
-            }
+            let judgement = match (&verdict, change) {
+                (Verdict::Unfit { .. }, _) => Some(Judgement::Unfit),
+                (_, Some(true)) => Some(Judgement::Up),
+                (_, Some(false)) => Some(Judgement::Down),
+                (_, None) => None,
+            };
+            judgement.map(|judgement| self.cluster.judge(&self.backend, self.trial, judgement));
             if self.backend.trial() != self.trial {
                 return; // The verdict was of an earlier trial; the next one has its own watch.
             }

@@ -16,8 +16,8 @@ mod change;
 mod load;
 
 pub use builder::ClusterBuilder;
-pub use change::Change;
 pub(crate) use builder::Rules;
+pub use change::Change;
 pub(crate) use load::ClusterLoad;
 
 /// A named set of backends. Clones are handles on the same set.
@@ -90,6 +90,7 @@ impl Cluster {
             let added = members.iter().filter(|member| !stay.contains(&member.id()));
             added.for_each(|member| member.put_on_trial());
         }
+        self.inner.queue.load().members(&members);
         let table = old.replaced(members.into(), &self.inner.rules, self.now());
         let membership = table.membership();
         self.publish(&writing, table);
@@ -100,35 +101,32 @@ impl Cluster {
     /// Records that a backend is up or down, and publishes it. Returns whether that is news.
     #[cfg(test)]
     pub(crate) fn set_up(&self, backend: &Backend, up: bool) -> bool {
-        self.set_up_in(backend, backend.trial(), up)
+        self.judge(backend, backend.trial(), if up { Judgement::Up } else { Judgement::Down })
     }
 
-    /// Records that a backend is up or down, and publishes it, unless it was put on trial since
-    /// `trial`. Returns whether that is news.
-    pub(crate) fn set_up_in(&self, backend: &Backend, trial: u64, up: bool) -> bool {
+    /// Records how a backend is, and publishes it, unless it was put on trial since `trial`. Returns
+    /// whether that is news.
+    pub(crate) fn judge(&self, backend: &Backend, trial: u64, judgement: Judgement) -> bool {
         let writing = self.writing();
         if backend.trial() != trial {
             return false;
         }
-        // What was barred had not been in use yet, or was not itself: that is no recovery.
-        let ramps = up && !backend.is_barred() && self.inner.rules.slow_start.is_some();
-        let news = backend.set_up(up);
+        let news = match judgement {
+            Judgement::Up => {
+                let (news, recovered) = backend.set_up();
+                if news {
+                    backend.set_recovered(self.now().filter(|_| recovered));
+                }
+                news
+            }
+            Judgement::Down => backend.set_down(false),
+            Judgement::Unfit => backend.set_down(true),
+        };
         if news {
-            backend.set_recovered(ramps.then(now));
             let table = self.inner.table.load().refreshed(&self.inner.rules, self.now());
             self.publish(&writing, table);
         }
         news
-    }
-
-    /// Takes even panic the right to use this backend, until it is up again.
-    pub(crate) fn bar(&self, backend: &Backend) {
-        let writing = self.writing();
-        backend.bar();
-        let table = self.inner.table.load();
-        if table.in_panic() {
-            self.publish(&writing, table.refreshed(&self.inner.rules, self.now()));
-        }
     }
 
     /// Sets all backends down, and from now on those that are added, in one step.
@@ -191,9 +189,11 @@ impl Cluster {
             let prepare = writing.prepare.iter().filter_map(Weak::upgrade);
             prepare.for_each(|prepare| prepare.prepare(&table));
         }
-        let version = table.version();
-        self.inner.table.store(Arc::new(table));
+        let (version, table) = (table.version(), Arc::new(table));
+        self.inner.table.store(Arc::clone(&table));
         self.inner.version.send_replace(version);
+        // Limits may have grown, and backends may have come or gone.
+        self.inner.queue.reconsider(&table);
     }
 
     fn writing(&self) -> std::sync::MutexGuard<'_, Writing> {
@@ -208,6 +208,15 @@ impl Cluster {
 
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// What the checks say of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    Up,
+    Down,
+    /// Down, and not who it should be: not even panic may use it.
+    Unfit,
 }
 
 /// While it is held, backends that are added to the cluster start down.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bartizan_net::BoxError;
 
@@ -14,6 +15,32 @@ pub enum BalanceError {
     NoBackend {
         /// The cluster's name.
         cluster: Arc<str>,
+    },
+
+    /// The backend that the client is pinned to cannot be had, and the
+    /// [contract](crate::StickyContract) allows no other. The request was not sent.
+    #[error("{cluster}: the client is pinned to {backend}, which is down")]
+    PinnedDown {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The backend's name; its number, if it has left the cluster.
+        backend: Arc<str>,
+    },
+
+    /// All slots are taken, and as many requests wait for one as may. The request was not sent.
+    #[error("{cluster}: all slots are taken, and the queue is full")]
+    QueueFull {
+        /// The cluster's name.
+        cluster: Arc<str>,
+    },
+
+    /// No slot became free in time. The request was not sent.
+    #[error("{cluster}: no slot became free within {waited:?}")]
+    QueueTimeout {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// How long it was to wait.
+        waited: Duration,
     },
 
     /// No backend could be dialled, though there are eligible ones. The request was not sent.

@@ -15,6 +15,10 @@ pub trait Hold {
     /// The response with the lease in it.
     type Held;
 
+    /// Whether it is there only when all is over. A backend then counts as having answered when it
+    /// was dialled.
+    const IS_THE_END: bool = false;
+
     /// Keeps `lease` until the response is over.
     fn hold(self, lease: Lease) -> Self::Held;
 }
@@ -22,6 +26,8 @@ pub trait Hold {
 /// A tunnel that has ended is no longer in flight.
 impl Hold for Relayed {
     type Held = Self;
+
+    const IS_THE_END: bool = true;
 
     fn hold(self, _: Lease) -> Self {
         self
@@ -31,6 +37,8 @@ impl Hold for Relayed {
 /// A connection service answers when the connection is over, so its lease is over too.
 impl Hold for () {
     type Held = ();
+
+    const IS_THE_END: bool = true;
 
     fn hold(self, _: Lease) {}
 }

@@ -1,24 +1,31 @@
 //! The proof that a pick is in flight.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::Backend;
+use crate::{Backend, Cluster, Observer, Policy, Table};
 
 /// Counts as in flight at its backend for as long as it lives.
 ///
 /// It holds the backend itself, so the count is right across every rebuild of the table. For a
 /// request it lives until the end of the response's body, for a connection until that is closed.
+/// Dropped, also by a panic, it gives its slot to whoever has waited longest.
 #[derive(Debug)]
 #[must_use = "dropped, it counts as done"]
 pub struct Lease {
     backend: Arc<Backend>,
+    home: Option<Arc<Home>>,
+    // Whether the cluster counts it.
+    counted: bool,
 }
 
 impl Lease {
-    /// Counts one more in flight at `backend`.
+    /// Counts one more in flight at `backend`, whatever its limit. No cluster, queue or policy is
+    /// told.
     pub fn new(backend: Arc<Backend>) -> Self {
         backend.load.take();
-        Self { backend }
+        Self { backend, home: None, counted: false }
     }
 
     /// The backend.
@@ -30,5 +37,83 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.load.give_back();
+        let Some(home) = self.home.take() else { return };
+        if self.counted {
+            home.cluster.queue().load().less();
+        }
+        home.less(&self.backend);
+        // Last: who waits is to see all of it.
+        if self.backend.limits().max.is_some() {
+            home.cluster.queue().freed(&home.cluster.table(), &self.backend);
+        }
     }
+}
+
+/// Where leases come from, and who is told of them.
+#[derive(Clone)]
+pub(crate) struct Home {
+    cluster: Cluster,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Home {
+    pub(crate) fn new(cluster: Cluster, policy: &impl Policy) -> Self {
+        if let Some(prepare) = policy.preparation() {
+            cluster.prepare(&prepare);
+        }
+        Self { cluster, observer: policy.observer() }
+    }
+
+    /// Takes a slot of the backend at `position`, if one is free.
+    pub(crate) fn lease(self: &Arc<Self>, table: &Table, position: usize) -> Option<Lease> {
+        let backend = table.members().get(position)?;
+        if !backend.load.try_take(table.limit(position)) {
+            return None;
+        }
+        let counted = table.load().more();
+        self.more(backend);
+        Some(Lease { backend: Arc::clone(backend), home: Some(Arc::clone(self)), counted })
+    }
+
+    /// A lease of a backend that the table does not know, and so without a limit.
+    pub(crate) fn lease_beyond(self: &Arc<Self>, backend: &Arc<Backend>) -> Lease {
+        backend.load.take();
+        self.more(backend);
+        Lease { backend: Arc::clone(backend), home: Some(Arc::clone(self)), counted: false }
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    pub(crate) fn more(&self, backend: &Arc<Backend>) {
+        self.observer.iter().for_each(|observer| observer.more(backend));
+    }
+
+    pub(crate) fn less(&self, backend: &Arc<Backend>) {
+        self.observer.iter().for_each(|observer| observer.less(backend));
+    }
+
+    pub(crate) fn answered(&self, backend: &Arc<Backend>, since: Instant) {
+        let Some(observer) = &self.observer else { return };
+        let (took, now) = measured(since);
+        observer.answered(backend, took, now);
+    }
+
+    pub(crate) fn failed(&self, backend: &Arc<Backend>, since: Instant) {
+        let Some(observer) = &self.observer else { return };
+        let (took, now) = measured(since);
+        observer.failed(backend, took, now);
+    }
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Home").field("cluster", self.cluster.name()).finish_non_exhaustive()
+    }
+}
+
+fn measured(since: Instant) -> (Duration, Instant) {
+    let now = tokio::time::Instant::now().into_std();
+    (now.saturating_duration_since(since), now)
 }

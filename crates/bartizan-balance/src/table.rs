@@ -110,11 +110,14 @@ impl Table {
         let members = Arc::clone(&self.members);
         let (eligible, panic) = eligible(&members, rules);
         let standing = Bits::new(members.iter().map(|member| {
-            let up = member.is_up() || panic && !member.is_barred();
+            let up = member.is_up() || panic && member.may_be_tried();
             up && member.state() != State::Maintenance
         }));
         let same = self.weights.len() == members.len()
-            && members.iter().zip(&*self.weights).all(|(member, weight)| member.weight() == *weight);
+            && members
+                .iter()
+                .zip(&*self.weights)
+                .all(|(member, weight)| member.weight() == *weight);
         let weights = match same {
             true => Arc::clone(&self.weights),
             false => members.iter().map(|member| member.weight()).collect(),
@@ -271,6 +274,10 @@ impl Table {
         self.load.limit(member.limits(), ramp)
     }
 
+    pub(crate) fn load(&self) -> &Arc<ClusterLoad> {
+        &self.load
+    }
+
     /// Whether a policy may pick the backend at this position, and if not, why.
     pub fn check(&self, position: usize, context: &PickContext<'_>) -> Result<(), Why> {
         let Some(member) = self.members.get(position) else { return Err(Why::Ineligible) };
@@ -315,7 +322,7 @@ fn eligible(members: &[Arc<Backend>], rules: &Rules) -> (Bits, bool) {
     let total = members.iter().filter(|member| active(member)).count();
     let healthy = members.iter().filter(|member| well(member)).count();
     if rules.panic_below.is_some_and(|rule| healthy < rule.of(total)) {
-        let any = |member: &Arc<Backend>| active(member) && (member.is_up() || !member.is_barred());
+        let any = |member: &Arc<Backend>| active(member) && member.may_be_tried();
         if members.iter().any(any) {
             return (Bits::new(members.iter().map(any)), true);
         }
@@ -323,9 +330,8 @@ fn eligible(members: &[Arc<Backend>], rules: &Rules) -> (Bits, bool) {
     if healthy > 0 {
         return (Bits::new(members.iter().map(|member| well(member))), false);
     }
-    let backup = |member: &Backend| {
-        willing(member) && member.role() == Role::Backup && member.is_up()
-    };
+    let backup =
+        |member: &Backend| willing(member) && member.role() == Role::Backup && member.is_up();
     let first = members.iter().position(|member| backup(member));
     let used = |(position, member): (usize, &Arc<Backend>)| {
         backup(member) && (rules.all_backups || Some(position) == first)

@@ -95,7 +95,10 @@ pub fn status_of(error: &(dyn StdError + 'static)) -> StatusCode {
 fn known(error: &(dyn StdError + 'static)) -> Option<StatusCode> {
     if let Some(error) = error.downcast_ref::<BalanceError>() {
         return Some(match error {
-            BalanceError::NoBackend { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            BalanceError::NoBackend { .. }
+            | BalanceError::PinnedDown { .. }
+            | BalanceError::QueueFull { .. }
+            | BalanceError::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
         });
     }
@@ -138,8 +141,11 @@ mod tests {
             source: source.into(),
         };
         let refused = Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
-        let cases: [(BoxError, u16); 8] = [
+        let cases: [(BoxError, u16); 11] = [
             (BalanceError::NoBackend { cluster: "web".into() }.into(), 503),
+            (BalanceError::QueueFull { cluster: "web".into() }.into(), 503),
+            (BalanceError::QueueTimeout { cluster: "web".into(), waited: limit }.into(), 503),
+            (BalanceError::PinnedDown { cluster: "web".into(), backend: "a".into() }.into(), 503),
             (dial(DialError::Timeout { address, limit }).into(), 504),
             (
                 dial(DialError::Connect { addr: "127.0.0.1:1".parse().unwrap(), source: refused })

@@ -159,7 +159,7 @@
 //! | 405 | CONNECT |
 //! | 408 | the client sent nothing of its body for too long; or an HTTP/1.1 head did not end in time |
 //! | 502 | a backend refused, broke the connection, or did not speak HTTP |
-//! | 503 | no backend is eligible: all are down, or there is none |
+//! | 503 | no backend is eligible, all slots stay taken, or the backend that the client is pinned to is down |
 //! | 504 | a backend could not be connected to in time, or was silent for too long |
 //! | 500 | an error that it does not know, from a layer of yours |
 //!

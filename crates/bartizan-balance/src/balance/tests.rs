@@ -5,12 +5,12 @@ use futures_util::FutureExt;
 use http::Response;
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::io::DuplexStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::{ServiceExt, service_fn};
 use tower_test::mock;
 
 use super::*;
-use crate::RoundRobin;
+use crate::{NotSent, RoundRobin, Unanswered};
 
 /// A request that must not be sent twice, and cannot be copied.
 #[derive(Debug, PartialEq)]
@@ -553,3 +553,5 @@ async fn what_was_dialled_is_kept_until_the_answer_is_there() {
     assert!(call.as_mut().now_or_never().is_none());
     assert_eq!(watch.strong_count(), 3);
 }
+
+mod queue;

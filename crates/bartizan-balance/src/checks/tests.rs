@@ -374,9 +374,9 @@ async fn a_verdict_from_before_the_trial_does_not_count() {
     let a = member(&web, 0);
     let trial = a.trial();
     let probation = web.on_probation();
-    assert!(!web.set_up_in(&a, trial, true));
+    assert!(!web.judge(&a, trial, Judgement::Up));
     assert!(!web.table().is_eligible(0));
-    assert!(web.set_up_in(&a, a.trial(), true));
+    assert!(web.judge(&a, a.trial(), Judgement::Up));
     assert!(web.table().is_eligible(0));
     drop(probation);
 }

@@ -60,7 +60,7 @@ impl Change {
     /// is no such backend, or if it is more.
     pub fn set_weight(&mut self, name: &str, weight: u16) {
         if weight > MAX_WEIGHT {
-            self.wrong.get_or_insert(ClusterError::Weight { backend: name.into(), weight });
+            self.wrong.get_or_insert_with(|| ClusterError::Weight { backend: name.into(), weight });
         }
         self.set(name, Setting::Weight(weight));
     }

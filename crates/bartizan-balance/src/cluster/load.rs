@@ -31,14 +31,20 @@ impl ClusterLoad {
         let ramps = members.iter().any(|member| member.limits().min.is_some());
         self.counts.store(ramps, Ordering::Relaxed);
         if !self.configured {
-            let max = |member: &Arc<Backend>| member.limits().max.map_or(0, |max| max.get() as usize);
+            let max =
+                |member: &Arc<Backend>| member.limits().max.map_or(0, |max| max.get() as usize);
             self.full.store(members.iter().map(max).sum::<usize>().max(1), Ordering::Relaxed);
         }
     }
 
+    /// Whether any limit depends on the load.
+    pub(crate) fn counts(&self) -> bool {
+        self.counts.load(Ordering::Relaxed)
+    }
+
     /// Counts one more, if anything depends on it. Says whether it did, for `less`.
     pub(crate) fn more(&self) -> bool {
-        let counts = self.counts.load(Ordering::Relaxed);
+        let counts = self.counts();
         if counts {
             self.in_flight.fetch_add(1, Ordering::Relaxed);
         }

@@ -36,8 +36,7 @@ fn a_bad_change_changes_nothing() {
 
 #[test]
 fn a_bad_address_names_the_backend() {
-    let error =
-        Cluster::builder("web").backend("a", "nowhere").build().unwrap_err().to_string();
+    let error = Cluster::builder("web").backend("a", "nowhere").build().unwrap_err().to_string();
     assert!(error.contains("backend a") && error.contains("nowhere"), "{error}");
 }
 

@@ -1,0 +1,195 @@
+//! One request on its way: what was chosen, what has failed, what comes next.
+
+use std::future::Future;
+use std::mem;
+use std::pin::Pin as Pinned;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bartizan_net::BoxError;
+use tokio::time::{Sleep, Timeout, sleep};
+
+use super::Shared;
+use crate::queue::{Ticket, Waiting};
+use crate::{
+    Affinity, Backend, BackendId, BalanceError, Lease, NotSent, Pick, Pin, Policy, Resend, Tie,
+    Unanswered,
+};
+
+/// What stays the same from one try to the next.
+pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
+    pub(super) shared: Arc<Shared<P, A>>,
+    request: Option<Req>,
+    spare: Spare<Req::Spare>,
+    pub(super) tie: A::Tie,
+    pub(super) pin: Option<Pin>,
+    // What has been chosen, when, and the proof that it is in flight.
+    pub(super) pick: Option<Pick>,
+    pub(super) picked: Instant,
+    pub(super) lease: Option<Lease>,
+    // Empty, and so without an allocation, until something has failed.
+    pub(super) tried: Vec<BackendId>,
+    // Whether some of those have only too many in line.
+    pub(super) overflowed: bool,
+    pub(super) tries: u32,
+    failed: Option<Failed>,
+    // Until when it waits for a slot, and its place in line, once it has had to.
+    pub(super) queue: Option<(tokio::time::Instant, Option<Ticket>)>,
+    // Until when it waits for the client's backend, once it has had to.
+    pub(super) patience: Option<tokio::time::Instant>,
+}
+
+/// The failure to report if nothing helps: the last one, or the one after which a backend had the
+/// request.
+struct Failed {
+    backend: Arc<str>,
+    sent: bool,
+    error: BoxError,
+}
+
+enum Spare<S> {
+    Unmade,
+    Made(S),
+    /// There can be none, or it is on its way.
+    None,
+}
+
+/// Where a choice leads.
+pub(super) enum Next {
+    /// To another choice.
+    Pick,
+    /// To the backend, a slot of which is held.
+    Dial,
+    Queue(Queued),
+    Pause(Pause),
+    Watch(Watch),
+}
+
+/// Waits in line.
+pub(super) type Queued = Pinned<Box<Timeout<Waiting>>>;
+
+/// Until the same backends are tried again.
+pub(super) type Pause = Pinned<Box<Sleep>>;
+
+/// Until the table has changed, or patience ends.
+pub(super) type Watch = Pinned<Box<dyn Future<Output = ()> + Send>>;
+
+impl<P, A, Req> Work<P, A, Req>
+where
+    P: Policy,
+    A: Affinity<Req>,
+    Req: Resend + 'static,
+{
+    pub(super) fn new(shared: Arc<Shared<P, A>>, request: Req, now: Instant) -> Self {
+        Self {
+            tie: shared.layer.affinity.tie(&request, now),
+            shared,
+            request: Some(request),
+            spare: Spare::Unmade,
+            pin: None,
+            pick: None,
+            picked: now,
+            lease: None,
+            tried: Vec::new(),
+            overflowed: false,
+            tries: 0,
+            failed: None,
+            queue: None,
+            patience: None,
+        }
+    }
+
+    pub(super) fn backend(&self) -> Arc<Backend> {
+        let lease = self.lease.as_ref().expect("picked before it is dialled");
+        Arc::clone(lease.backend())
+    }
+
+    /// The request, for the backend that was dialled. `at_end` says that the answer will come only
+    /// when all is over.
+    pub(super) fn hand_over(&mut self, at_end: bool) -> Req {
+        let request = self.request.take().expect("given back before each further try");
+        if let Spare::Unmade = self.spare {
+            self.spare = request.spare().map_or(Spare::None, Spare::Made);
+        }
+        if let Some(pick) = &self.pick {
+            self.tie.settled(pick);
+            if at_end {
+                self.shared.home.answered(&pick.backend, self.picked);
+            }
+        }
+        request
+    }
+
+    /// The lease, for the answer to hold.
+    pub(super) fn answered(&mut self, at_end: bool) -> Lease {
+        let lease = self.lease.take().expect("picked before it was called");
+        if !at_end {
+            self.shared.home.answered(lease.backend(), self.picked);
+        }
+        lease
+    }
+
+    pub(super) fn dial_failed(&mut self, error: BoxError) -> Result<Next, BalanceError> {
+        self.note_failure(error, false);
+        let retries = self.shared.layer.retries;
+        if self.tries > retries { Err(self.give_up()) } else { Ok(Next::Pick) }
+    }
+
+    pub(super) fn call_failed(&mut self, error: BoxError) -> Result<Next, BalanceError> {
+        let error = match error.downcast::<NotSent<Req>>() {
+            Ok(unsent) => {
+                let (request, source) = unsent.into_parts();
+                self.request = Some(request);
+                return self.dial_failed(source);
+            }
+            Err(error) => error,
+        };
+        let unanswered = error.is::<Unanswered>();
+        self.note_failure(error, true);
+        match mem::replace(&mut self.spare, Spare::None) {
+            Spare::Made(spare) if unanswered => self.request = Req::restore(spare),
+            _ => {}
+        }
+        if self.request.is_some() { Ok(Next::Pick) } else { Err(self.give_up()) }
+    }
+
+    fn note_failure(&mut self, error: BoxError, sent: bool) {
+        let backend = self.backend();
+        self.shared.home.failed(&backend, self.picked);
+        self.tie.failed(&backend);
+        self.lease = None;
+        self.tried.push(backend.id());
+        tracing::debug!(
+            cluster = %self.shared.layer.cluster.name(), backend = %backend.name(),
+            tries = self.tries, error = error.to_string(), "try failed"
+        );
+        // That it was sent is not to be forgotten for a later dial that fails.
+        if sent || !self.failed.as_ref().is_some_and(|failed| failed.sent) {
+            self.failed = Some(Failed { backend: Arc::clone(backend.name()), sent, error });
+        }
+    }
+
+    /// Tries the same backends again, in a while.
+    pub(super) fn pause(&self) -> Next {
+        Next::Pause(Box::pin(sleep(self.shared.layer.pause)))
+    }
+
+    pub(super) fn give_up(&mut self) -> BalanceError {
+        let cluster = Arc::clone(self.shared.layer.cluster.name());
+        match self.failed.take() {
+            None => BalanceError::NoBackend { cluster },
+            Some(Failed { backend, sent: true, error }) => {
+                BalanceError::Call { cluster, backend, source: error }
+            }
+            Some(Failed { backend, sent: false, error }) => {
+                BalanceError::Dial { cluster, backend, tries: self.tries, source: error }
+            }
+        }
+    }
+
+    /// The failure of a request that found no slot or not its backend: what has happened to it
+    /// before, if it was sent, else this.
+    pub(super) fn refused(&mut self, error: BalanceError) -> BalanceError {
+        if self.failed.as_ref().is_some_and(|failed| failed.sent) { self.give_up() } else { error }
+    }
+}
