@@ -1,33 +1,146 @@
 //! What choosing a backend costs: `cargo bench -p bartizan-benches --bench pick`.
+//!
+//! A pick of each policy at three sizes, with equal and with unequal weights; two threads that pick
+//! at once; and a change of one backend's state in a cluster of 10,000.
 
 use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
-use bartizan::balance::{Cluster, Lease, PickContext, Policy, RoundRobin};
+use bartizan::balance::{
+    Backend, Cluster, First, Lease, LeastConn, Observer, PeakEwma, PickContext, Policy, PowerOfTwo,
+    Random, RoundRobin, State,
+};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
-fn cluster(size: usize) -> Cluster {
-    let named = (0..size).fold(Cluster::builder("web"), |cluster, i| {
-        cluster.backend(&format!("b{i}"), "127.0.0.1:1")
+type Shared = Arc<dyn Policy + Send + Sync>;
+
+/// Every policy: its name, and how it is made.
+const POLICIES: &[(&str, fn() -> Shared)] = &[
+    ("roundrobin", || Arc::new(RoundRobin::new())),
+    ("random", || Arc::new(Random::seeded(1))),
+    ("p2c", || Arc::new(PowerOfTwo::seeded(1))),
+    ("first", || Arc::new(First::new())),
+    ("leastconn", || Arc::new(LeastConn::new())),
+    ("ewma", || Arc::new(PeakEwma::seeded(1))),
+];
+
+const SIZES: [usize; 3] = [10, 1_000, 10_000];
+
+const WEIGHTS: [(&str, &[u16]); 2] = [("equal", &[1]), ("unequal", &[1, 2, 5])];
+
+fn cluster(size: usize, weights: &[u16]) -> Cluster {
+    let backends = (0..size).zip(weights.iter().cycle()).map(|(i, weight)| {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        Backend::new(format!("b{i}"), address).with_weight(*weight)
     });
-    named.build().expect("names and addresses are right")
+    backends.fold(Cluster::builder("web"), |web, b| web.add(b)).build().expect("names differ")
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Another key for each pick, where a policy goes by keys.
+fn context(now: Instant, i: u64) -> PickContext<'static> {
+    PickContext::new(now).hash(Some(i.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+}
+
+/// A pick, its lease, and the end of that, with everybody told.
+fn pick_and_lease(policy: &Shared, observer: Option<&dyn Observer>, web: &Cluster, now: Instant) {
+    let Some(pick) = policy.pick(&web.table(), &context(now, 0)) else { return };
+    let lease = Lease::new(pick.backend.clone());
+    if let Some(observer) = observer {
+        observer.more(&pick.backend);
+        observer.answered(&pick.backend, Duration::from_millis(1), now);
+    }
+    drop(lease);
+    if let Some(observer) = observer {
+        observer.less(&pick.backend);
+    }
 }
 
 fn pick(c: &mut Criterion) {
-    let mut group = c.benchmark_group("round_robin");
-    for size in [10, 1_000, 10_000] {
-        let (cluster, policy) = (cluster(size), RoundRobin::new());
-        group.bench_function(BenchmarkId::new("pick", size), |b| {
-            b.iter(|| black_box(policy.pick(&cluster.table(), &PickContext::new())));
-        });
-        group.bench_function(BenchmarkId::new("pick_and_lease", size), |b| {
-            b.iter(|| {
-                let pick = policy.pick(&cluster.table(), &PickContext::new());
-                black_box(pick.map(|pick| Lease::new(pick.backend)))
+    for (name, make) in POLICIES {
+        let mut group = c.benchmark_group(*name);
+        for (weighing, weights) in WEIGHTS {
+            for size in SIZES {
+                let (web, policy, now) = (cluster(size, weights), make(), now());
+                let table = Arc::clone(&web.table());
+                let mut i = 0;
+                group.bench_function(BenchmarkId::new(format!("pick/{weighing}"), size), |b| {
+                    b.iter(|| {
+                        i += 1;
+                        black_box(policy.pick(&table, &context(now, i)))
+                    });
+                });
+                let observer = policy.observer();
+                let id = BenchmarkId::new(format!("pick_and_lease/{weighing}"), size);
+                group.bench_function(id, |b| {
+                    b.iter(|| pick_and_lease(&policy, observer.as_deref(), &web, now));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// Nanoseconds per pick of each of two threads that share a policy and a cluster.
+fn two_threads(_: &mut Criterion) {
+    for (name, make) in POLICIES {
+        for (weighing, weights) in WEIGHTS {
+            let (web, policy) = (cluster(1_000, weights), make());
+            let start = Arc::new(Barrier::new(2));
+            let threads = [0, PICKS].map(|first| {
+                let (web, policy, start) = (web.clone(), policy.clone(), start.clone());
+                std::thread::spawn(move || {
+                    start.wait();
+                    let began = now();
+                    for i in first..first + PICKS {
+                        black_box(policy.pick(&web.table(), &context(began, i)));
+                    }
+                    now() - began
+                })
             });
-        });
+            let took = threads.map(|thread| thread.join().unwrap_or(Duration::MAX));
+            let each = took.map(|took| took.as_nanos() / u128::from(PICKS));
+            println!("two threads, 1000 backends: {name}/{weighing} {each:?} ns per pick");
+        }
+    }
+}
+
+/// A backend drains, or is ready again: the table is made anew and published; then the next pick.
+fn flip(c: &mut Criterion) {
+    let mut group = c.benchmark_group("flip_one_of_10000");
+    for (weighing, weights) in WEIGHTS {
+        let (web, mut ready) = (cluster(10_000, weights), true);
+        let mut flip = || {
+            ready = !ready;
+            let state = if ready { State::Ready } else { State::Drain };
+            web.update(|change| change.set_state("b5000", state)).expect("it is there");
+        };
+        group.bench_function(BenchmarkId::new("publish", weighing), |b| b.iter(&mut flip));
+        for (name, make) in POLICIES {
+            let (policy, now) = (make(), now());
+            group.bench_function(BenchmarkId::new(format!("publish_and_{name}"), weighing), |b| {
+                b.iter(|| {
+                    flip();
+                    black_box(policy.pick(&web.table(), &context(now, 0)))
+                });
+            });
+        }
     }
     group.finish();
 }
 
-criterion_group!(benches, pick);
+const PICKS: u64 = 1_000_000;
+
+fn short() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600))
+        .sample_size(20)
+}
+
+criterion_group! { name = benches; config = short(); targets = pick, two_threads, flip }
 criterion_main!(benches);

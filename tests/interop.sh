@@ -10,9 +10,9 @@ export DEBIAN_FRONTEND=noninteractive
 
 packages=(
     curl openssl nginx-light libnginx-mod-stream haproxy wrk nghttp2-client python3 sslscan testssl.sh
-    chromium
+    chromium dnsmasq-base
 )
-programs=(curl openssl nginx haproxy wrk h2load python3 sslscan testssl chromium)
+programs=(curl openssl nginx haproxy wrk h2load python3 sslscan testssl chromium dnsmasq)
 services=(nginx haproxy)
 python_packages=()
 

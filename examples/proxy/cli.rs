@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bartizan::balance::ClusterBuilder;
+use bartizan::balance::{ClusterBuilder, Limits, Role};
 use bartizan::net::{SendProxy, SourceLimitLayer};
 use bartizan::prelude::*;
 use clap::{Args, Parser};
@@ -13,11 +13,16 @@ use ipnet::IpNet;
 use crate::routes::{Action, RouteArg};
 use values::UNBUILT;
 
+mod balancing;
 mod client_auth;
 mod effects;
 mod upstream;
 mod values;
 
+pub(crate) use balancing::{
+    BalanceArg, BalancingArgs, CookieArg, CookieMode, HashKeyArg, OnDown, PolicyName, SameSiteArg,
+    StickyArg, StickyBy,
+};
 pub(crate) use client_auth::{AuthMode, ClientAuthArgs};
 pub(crate) use upstream::{BackendCa, BackendProto, UpstreamArgs};
 
@@ -61,16 +66,17 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "h2,http/1.1", value_parser = values::protocol)]
     pub(crate) alpn: Vec<String>,
 
-    /// A server to balance over (repeatable); `sni` is the name that it has to prove over TLS
-    #[arg(long, value_name = "[NAME=]HOST:PORT[,sni=NAME]", value_parser = values::backend)]
+    /// A server to balance over (repeatable), or all that a name stands for now and later:
+    /// dns:NAME:PORT. Options: weight=N (0 to 256), backup, maxconn=N, minconn=N, maxqueue=N, and
+    /// sni=NAME, which it has to prove over TLS
+    #[arg(long, value_name = "[NAME=]HOST:PORT[,OPTION...]", value_parser = values::backend)]
     pub(crate) backend: Vec<BackendArg>,
 
     #[command(flatten)]
     pub(crate) upstream: UpstreamArgs,
 
-    /// How to choose a backend; only `roundrobin` is built yet
-    #[arg(long, value_name = "NAME", default_value = "roundrobin", value_parser = values::balance)]
-    pub(crate) balance: String,
+    #[command(flatten)]
+    pub(crate) balancing: BalancingArgs,
 
     /// Active check of backends: none; tcp; or tls: certificates are verified where TLS passes on to
     /// them. Where TLS starts again here, both do a whole handshake
@@ -186,20 +192,42 @@ pub(crate) enum Check {
 #[derive(Clone, Debug)]
 pub(crate) struct BackendArg {
     pub(crate) name: String,
-    pub(crate) address: String,
+    pub(crate) place: Place,
     pub(crate) server_name: Option<String>,
+    pub(crate) weight: u16,
+    pub(crate) backup: bool,
+    pub(crate) limits: Limits,
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Fixed(String),
+    /// Wherever DNS says at the time.
+    Followed {
+        name: String,
+        port: u16,
+    },
 }
 
 impl BackendArg {
-    /// Adds it; `name` is what it has to prove if it has no name of its own for that.
+    /// Adds it, unless DNS will; `name` is what it has to prove if it has no name of its own for
+    /// that.
     pub(crate) fn add_to(&self, cluster: ClusterBuilder, name: Option<&str>) -> ClusterBuilder {
-        match (self.address.parse(), self.server_name.as_deref().or(name)) {
-            (Ok(address), Some(server_name)) => {
-                let backend = Backend::new(self.name.as_str(), address);
-                cluster.add(backend.with_server_name(server_name))
-            }
-            _ => cluster.backend(&self.name, &self.address),
-        }
+        let Place::Fixed(place) = &self.place else { return cluster };
+        let Ok(address) = place.parse() else { return cluster.backend(&self.name, place) };
+        let backend = Backend::new(self.name.as_str(), address)
+            .with_weight(self.weight)
+            .with_role(self.role())
+            .with_limits(self.limits);
+        cluster.add(match self.server_name.as_deref().or(name) {
+            Some(server_name) => backend.with_server_name(server_name),
+            None => backend,
+        })
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        if self.backup { Role::Backup } else { Role::Active }
     }
 }
 

@@ -5,9 +5,12 @@
 //! proxy --certs site.pem --backend web1=10.0.0.1:80 --backend web2=10.0.0.2:80 --check tcp
 //! ```
 
+mod affinity;
+mod balancing;
 mod certs;
 mod checks;
 mod cli;
+mod follow;
 mod lint;
 mod routes;
 mod signals;
@@ -19,10 +22,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
 
+use balancing::Balanced;
+use bartizan::balance::SlowStart;
 use bartizan::net::ErrorChain;
 use bartizan::prelude::*;
 use checks::Checking;
 use cli::{Cli, Mode};
+use follow::Following;
 use routes::Routed;
 use signals::Signals;
 use stack::Parts;
@@ -72,6 +78,7 @@ struct Proxy {
     parts: Parts,
     certs: Option<CertStore>,
     upstream: Option<Upstream>,
+    follow: Following,
     checking: Checking,
     drain: Drain,
     workers: Workers,
@@ -83,13 +90,20 @@ impl Proxy {
     fn new(cli: Cli) -> Result<Self, Box<dyn Error>> {
         let name = cli.upstream.name.as_deref();
         let own = name.filter(|_| cli.mode == Mode::Reencrypt);
-        let cluster = Cluster::builder("backends");
+        let slow_start = SlowStart::new(cli.balancing.slowstart);
+        let cluster = Cluster::builder("backends").slow_start(slow_start);
         let cluster =
             cli.backend.iter().fold(cluster, |c, backend| backend.add_to(c, own)).build()?;
-        let routed = Routed::of(&cli.passthrough.routes, name)?;
+        let follow = Following::new(&cli, &cluster, own)?;
+        let routed = Routed::of(&cli.passthrough.routes, name, slow_start)?;
         let upstream = Upstream::new(&cli)?;
         let originate = upstream.as_ref().map(|upstream| upstream.layer.clone());
         let checking = Checking::new(&cli, &cluster, &routed, originate.as_ref())?;
+        let routed = routed.into_iter().map(|routed| {
+            Balanced::new(&cli, routed.cluster.clone()).map(|balanced| (routed, balanced))
+        });
+        let routed = routed.collect::<Result<_, _>>()?;
+        let own = Balanced::new(&cli, cluster)?;
         let drain = Drain::new();
         let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;
         let max_conns = cli.max_conns.unwrap_or_else(|| connections_for(descriptors, cli.passes()));
@@ -104,17 +118,18 @@ impl Proxy {
         // Before anybody can read that it listens: a signal from then on must drain it.
         let control = Builder::new_current_thread().enable_all().build()?;
         let signals = control.block_on(async { Signals::catch() })?;
-        let parts = Parts::new(cli, certs.clone(), originate, cluster, routed)?;
-        Ok(Self { parts, certs, upstream, checking, drain, workers, control, signals })
+        let parts = Parts::new(cli, certs.clone(), originate, own, routed)?;
+        Ok(Self { parts, certs, upstream, follow, checking, drain, workers, control, signals })
     }
 
     fn run(self) -> Result<(), Box<dyn Error>> {
-        let Self { parts, certs, upstream, checking, drain, workers, control, signals } = self;
+        let Self { parts, certs, upstream, follow, checking, drain, workers, control, signals } =
+            self;
         let grace = parts.grace();
         // Before the first connection: a backend that is yet to prove itself must not get it.
         let checks = {
             let _runtime = control.enter();
-            checking.start()
+            (checking.start(), follow.start())
         };
         // Not joined: it waits for signals for as long as the process lives.
         thread::Builder::new().name("control".into()).spawn(move || {

@@ -1,6 +1,6 @@
 //! Routes: what happens to connections for a name.
 
-use bartizan::balance::{ClusterBuilder, ClusterError};
+use bartizan::balance::{ClusterBuilder, ClusterError, SlowStart};
 use bartizan::net::{Address, HostPattern};
 use bartizan::prelude::*;
 
@@ -54,14 +54,18 @@ pub(crate) struct Routed {
 
 impl Routed {
     /// Those of all routes; `name` is what backends have to prove that TLS starts again to.
-    pub(crate) fn of(routes: &[RouteArg], name: Option<&str>) -> Result<Vec<Self>, ClusterError> {
+    pub(crate) fn of(
+        routes: &[RouteArg],
+        name: Option<&str>,
+        slow_start: SlowStart,
+    ) -> Result<Vec<Self>, ClusterError> {
         let own = routes.iter().filter_map(|route| match &route.action {
             Action::Pass(backends) => Some((&route.host, backends, false)),
             Action::Reencrypt(backends) => Some((&route.host, backends, true)),
             Action::Terminate | Action::Reject => None,
         });
         own.map(|(host, backends, reencrypts)| {
-            let cluster = Cluster::builder(host.to_string());
+            let cluster = Cluster::builder(host.to_string()).slow_start(slow_start);
             let add = |cluster: ClusterBuilder, address: &Address| {
                 let backend = Backend::new(address.to_string(), address.clone());
                 cluster.add(match name.filter(|_| reencrypts) {

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
+use crate::balancing::{AnyPolicy, Balanced};
 use crate::cli::{BackendProto, Cli, Mode};
 use crate::routes::{Action, Routed};
 
@@ -41,9 +42,9 @@ pub(crate) struct Parts {
     /// Set where TLS starts again. One for all workers: they share sessions.
     upstream: Option<TlsOriginateLayer>,
     /// The backends of `--backend`.
-    cluster: Cluster,
+    own: Balanced,
     /// Those of routes.
-    routed: Vec<Routed>,
+    routed: Vec<(Routed, Balanced)>,
 }
 
 impl Parts {
@@ -52,15 +53,15 @@ impl Parts {
         cli: Cli,
         certs: Option<CertStore>,
         upstream: Option<TlsOriginateLayer>,
-        cluster: Cluster,
-        routed: Vec<Routed>,
+        own: Balanced,
+        routed: Vec<(Routed, Balanced)>,
     ) -> Result<Self, RouteError> {
         let routes = &cli.passthrough.routes;
         let mut hosts = routes.iter().map(|route| route.host.to_string());
         hosts.try_fold(HostRouter::new(()), |router, host| router.route([host], ()))?;
         let tls = certs
             .map(|certs| TlsTerminateLayer::new(certs).handshake_timeout(cli.timeout_handshake));
-        Ok(Self { cli, tls, upstream, cluster, routed })
+        Ok(Self { cli, tls, upstream, own, routed })
     }
 
     pub(crate) fn grace(&self) -> Duration {
@@ -85,20 +86,25 @@ impl Parts {
 
     fn routed(&self, worker: usize) -> Connections {
         let reject = LocalBoxConnService::new(RejectTls::new());
-        let terminate = self.cli.ends_in_the_clear().then(|| self.end(&self.cluster, worker, None));
+        let terminate = self.cli.ends_in_the_clear().then(|| self.end(&self.own, worker, None));
         let otherwise = match self.cli.mode {
             _ if self.cli.backend.is_empty() => reject.clone(),
             Mode::Terminate => terminate.clone().unwrap_or_else(|| reject.clone()),
-            Mode::Reencrypt => self.end(&self.cluster, worker, self.upstream.as_ref()),
-            Mode::Passthrough => self.pass(&self.cluster, worker),
+            Mode::Reencrypt => self.end(&self.own, worker, self.upstream.as_ref()),
+            Mode::Passthrough => self.pass(&self.own, worker),
         };
-        if self.cli.passthrough.routes.is_empty() {
+        if self.cli.passthrough.routes.is_empty() && !self.passes_by_name() {
             return otherwise;
         }
         let router = self.router(worker, otherwise, terminate, reject).expect("checked at start");
         let routed = router.map_request(|conn: Conn<Replay<Io>>| conn.map_io(Replay::flatten));
         let hello = ClientHelloLayer::new().timeout(self.cli.timeout_handshake);
         LocalBoxConnService::new(hello.layer(routed))
+    }
+
+    /// Whether backends are chosen by the name in a ClientHello that passes.
+    fn passes_by_name(&self) -> bool {
+        self.cli.mode == Mode::Passthrough && self.own.wants_server_name()
     }
 
     fn router(
@@ -121,10 +127,10 @@ impl Parts {
             Some(terminate) => router.route(here, terminate)?,
             None => router,
         };
-        for Routed { host, cluster, reencrypts } in &self.routed {
+        for (Routed { host, reencrypts, .. }, balanced) in &self.routed {
             let service = match reencrypts {
-                true => self.end(cluster, worker, self.upstream.as_ref()),
-                false => self.pass(cluster, worker),
+                true => self.end(balanced, worker, self.upstream.as_ref()),
+                false => self.pass(balanced, worker),
             };
             router = router.route([host.to_string()], service)?;
         }
@@ -134,19 +140,19 @@ impl Parts {
     /// TLS ends here, and what is in it goes to the backends: in the clear, or in TLS again.
     fn end(
         &self,
-        cluster: &Cluster,
+        balanced: &Balanced,
         worker: usize,
         upstream: Option<&TlsOriginateLayer>,
     ) -> Connections {
         match upstream.cloned() {
-            Some(upstream) => self.http(cluster, worker, move |dial| upstream.layer(dial)),
-            None => self.http(cluster, worker, |dial| dial),
+            Some(upstream) => self.http(balanced, worker, move |dial| upstream.layer(dial)),
+            None => self.http(balanced, worker, |dial| dial),
         }
     }
 
     fn http<D>(
         &self,
-        cluster: &Cluster,
+        balanced: &Balanced,
         worker: usize,
         over: impl Fn(SendProxyHeader<TcpDial>) -> D + Clone + 'static,
     ) -> Connections
@@ -155,19 +161,19 @@ impl Parts {
         D: Clone + Send + 'static,
     {
         let Some(tls) = &self.tls else { return LocalBoxConnService::new(RejectTls::new()) };
-        let policy = Arc::new(RoundRobin::starting_at(worker));
+        let policy = balanced.policy(worker);
         let tcp = TcpDial::new().connect_timeout(self.cli.timeout_connect);
         let dial = move |header| over(SendProxyLayer::new(header).layer(tcp));
         let Some(send) = self.cli.passthrough.send_proxy.clone() else {
-            let serve = self.serve(cluster.clone(), policy, dial(Bytes::new()));
+            let serve = self.serve(balanced, policy, dial(Bytes::new()));
             return LocalBoxConnService::new(tls.layer(serve));
         };
         // Connections to backends are one client's, then: their header says whose. Whose turn it is
         // among the backends goes on from client to client all the same.
-        let (parts, cluster) = (Rc::new(self.clone()), cluster.clone());
+        let (parts, balanced) = (Rc::new(self.clone()), Rc::new(balanced.clone()));
         let serve = service_fn(move |conn: Conn<_>| {
             let dial = dial(send.header_for(conn.info()));
-            parts.serve(cluster.clone(), Arc::clone(&policy), dial).oneshot(conn)
+            parts.serve(&balanced, Arc::clone(&policy), dial).oneshot(conn)
         });
         LocalBoxConnService::new(tls.layer(serve))
     }
@@ -175,8 +181,8 @@ impl Parts {
     /// HTTP, over connections to backends that `dial` makes.
     fn serve<IO, D>(
         &self,
-        cluster: Cluster,
-        policy: Arc<RoundRobin>,
+        balanced: &Balanced,
+        policy: AnyPolicy,
         dial: D,
     ) -> impl Service<Conn<IO>, Error = ServeHttpError, Future: 'static> + Clone + 'static + use<IO, D>
     where
@@ -198,7 +204,8 @@ impl Parts {
             .layer(HostGuardLayer::new())
             .layer(ForwardedLayer::new())
             .layer(client_cert(cli))
-            .layer(BalanceLayer::new(cluster, policy).retries(cli.retries))
+            .option_layer(balanced.cookie())
+            .layer(balanced.requests(policy))
             .layer(pool)
             .service(dial);
         ServeHttp::new(requests)
@@ -207,13 +214,12 @@ impl Parts {
             .keep_alive_timeout(cli.timeout_keepalive)
     }
 
-    fn pass(&self, cluster: &Cluster, worker: usize) -> Connections {
+    fn pass(&self, balanced: &Balanced, worker: usize) -> Connections {
         let mut tunnel = TunnelLayer::new().idle_timeout(self.cli.passthrough.timeout_tunnel);
         if let Some(send) = &self.cli.passthrough.send_proxy {
             tunnel = tunnel.send_proxy(send.clone());
         }
-        let balance = BalanceLayer::new(cluster.clone(), RoundRobin::starting_at(worker))
-            .retries(self.cli.retries);
+        let balance = balanced.connections(balanced.policy(worker));
         let dial = TcpDial::new().connect_timeout(self.cli.timeout_connect);
         LocalBoxConnService::new(ServiceBuilder::new().layer(balance).layer(tunnel).service(dial))
     }

@@ -10,7 +10,7 @@
 //! | [`tcp`] | the same without TLS: connections and backends of which only the bytes count |
 //! | [`TlsBackend`] | a backend with a certificate of its own, for what passes through |
 //! | [`proxy_header`] | PROXY headers, written and read |
-//! | [`program`] | other programs, run with a deadline; nginx, HAProxy and Python beside it |
+//! | [`program`] | other programs, run with a deadline; nginx, HAProxy, dnsmasq and Python beside it |
 //!
 //! What is started here listens on loopback, on ports that the system gave, and ends when its
 //! handle is dropped. Nothing waits without a deadline.
@@ -28,6 +28,7 @@ pub mod tcp;
 
 mod binary;
 mod client;
+mod dnsmasq;
 mod haproxy;
 mod nginx;
 mod process;
@@ -42,6 +43,7 @@ pub use binary::{example_binary, proxy_binary};
 pub use client::{
     Answer, Client, Http, ReqBody, empty, fill, full, request, request_as, request_to,
 };
+pub use dnsmasq::Dnsmasq;
 pub use haproxy::{Haproxy, free_addr};
 pub use nginx::Nginx;
 pub use process::Stat;

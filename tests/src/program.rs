@@ -29,6 +29,15 @@ impl Running {
         Self(child.unwrap_or_else(|e| panic!("cannot start {:?}: {e}", command.get_program())))
     }
 
+    /// Sends it the signal `name`, such as `HUP`.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    pub fn signal(&self, name: &str) {
+        signal(self.0.id(), name);
+    }
+
     /// Kills it and waits for its end.
     pub fn kill(&mut self) {
         // Fails only if it has ended.
@@ -133,6 +142,14 @@ impl Running {
         let child = command.spawn();
         Self(child.unwrap_or_else(|e| panic!("cannot start {:?}: {e}", command.get_program())))
     }
+}
+
+/// Sends the process `pid` the signal `name`.
+pub(crate) fn signal(pid: u32, name: &str) {
+    // The shell's own `kill`, because the program of this name is not everywhere.
+    let kill = [r#"kill -s "$0" "$1""#, name, &pid.to_string()].map(str::to_owned);
+    let status = Command::new("/bin/sh").arg("-c").args(kill).status().unwrap();
+    assert!(status.success(), "process {pid} is gone");
 }
 
 fn read(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {

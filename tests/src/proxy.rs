@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::process::Stat;
+use crate::program::signal;
 use crate::wait::{PATIENCE, POLL};
 use crate::{example_binary, proxy_binary};
 
@@ -147,10 +148,7 @@ impl Proxy {
     ///
     /// If it has ended.
     pub fn signal(&self, name: &str) {
-        // The shell's own `kill`, because the program of this name is not everywhere.
-        let kill = [r#"kill -s "$0" "$1""#, name, &self.pid().to_string()].map(str::to_owned);
-        let status = Command::new("/bin/sh").arg("-c").args(kill).status().unwrap();
-        assert!(status.success(), "the proxy is gone");
+        signal(self.pid(), name);
     }
 
     /// Waits for its end.

@@ -64,6 +64,11 @@ fn help_is_no_error() {
         "--limit-source",
         "--accept-proxy",
         "--send-proxy",
+        "--balance",
+        "--hash-key",
+        "--sticky",
+        "--slowstart",
+        "--queue",
         "--backend-ca",
         "--backend-pin",
         "--dangerous-no-verify",
@@ -93,12 +98,7 @@ fn parts_that_are_not_built_yet_say_so() {
     for added in [
         &["--check", "http:/"][..],
         &["--check", "grpc"],
-        &["--backend", "web=127.0.0.1:1,weight=2"],
-        &["--backend", "127.0.0.1:1,backup"],
-        &["--backend", "dns:web.example:80"],
-        &["--balance", "leastconn"],
-        &["--balance", "ring,bounded=125"],
-        &["--sticky", "source"],
+        &["--sticky", "source,store=redis://127.0.0.1"],
         &["--retry-on", "503"],
         &["--max-age", "1h"],
         &["--min-rate", "500"],
@@ -108,6 +108,65 @@ fn parts_that_are_not_built_yet_say_so() {
         &["--log", "json"],
     ] {
         assert_says(&refusal_of(added), &["not built yet"]);
+    }
+}
+
+#[test]
+fn flags_of_balancing_that_cannot_be_read_are_named() {
+    for (flag, wrong, words) in [
+        ("--backend", "127.0.0.1:1,weight=257", "0 to 256"),
+        ("--backend", "127.0.0.1:1,weight=-1", "0 to 256"),
+        ("--backend", "127.0.0.1:1,backup=yes", "backup=yes"),
+        ("--backend", "127.0.0.1:1,maxconn=many", "many"),
+        ("--backend", "127.0.0.1:1,colour=red", "colour=red"),
+        ("--backend", "dns:web.example", "dns:NAME:PORT"),
+        ("--backend", "dns:web.example:0", "port"),
+        ("--backend", "dns::80", "empty"),
+        ("--balance", "roundrobin,bounded=125", "bounded=125"),
+        ("--balance", "ring,bounded=100", "101"),
+        ("--balance", "p2c,draws=0", "draws"),
+        ("--balance", "ring,tree", "tree"),
+        ("--hash-key", "header:", "header:NAME"),
+        ("--hash-key", "header:a b", "a b"),
+        ("--hash-key", "weather", "cookie:NAME"),
+        ("--sticky", "moss", "source or cookie:NAME"),
+        ("--sticky", "cookie:", "needs a name"),
+        ("--sticky", "cookie:a=b", "needs a name"),
+        ("--sticky", "source,size=0", "0"),
+        ("--sticky", "source,size=200x", "k, m or g"),
+        ("--sticky", "source,indirect", "indirect"),
+        ("--sticky", "source,on-down=cry", "ms, s, m or h"),
+        ("--sticky", "cookie:SRV,samesite=maybe", "samesite=maybe"),
+        ("--slowstart", "10", "ms, s, m or h"),
+        ("--queue", "soon", "ms, s, m or h"),
+    ] {
+        assert_says(&refusal_of(&[flag, wrong]), &[flag, words]);
+    }
+}
+
+#[test]
+fn flags_of_balancing_that_do_not_go_together_are_refused() {
+    let site = Site::new();
+    let secret = site.dir().write("short", "too short\n");
+    let key = format!("cookie:SRV,key={}", secret.display());
+    let gone = format!("cookie:SRV,key={}.gone", secret.display());
+    for (added, words) in [
+        (&["--hash-key", "source"][..], &["--hash-key", "no effect"][..]),
+        (&["--slowstart", "10s"], &["--slowstart", "--check"]),
+        (&["--queue", "1s"], &["--queue", "maxconn"]),
+        (&["--backend", "a=127.0.0.1:1,minconn=1"], &["a", "maxconn"]),
+        (&["--sticky", &key], &["short", "32"]),
+        (&["--sticky", &gone], &["short.gone"]),
+    ] {
+        assert_says(&refusal_of(added), words);
+    }
+    for (added, words) in [
+        (&["--sticky", "cookie:SRV"][..], &["--sticky", "passes"][..]),
+        (&["--balance", "ring", "--hash-key", "uri"], &["--hash-key", "passes"]),
+    ] {
+        let mut args = vec!["--mode", "passthrough", "--backend", "127.0.0.1:9"];
+        args.extend(added);
+        assert_says(&refusal(&args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>()), words);
     }
 }
 

@@ -1,7 +1,7 @@
 //! One server.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -36,7 +36,7 @@ pub struct Backend {
 
 /// Tells backends apart for the life of the process; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BackendId(u64);
+pub struct BackendId(NonZeroU64);
 
 /// When a backend is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +97,11 @@ impl Limits {
         Self { min: NonZeroU32::new(min), ..self }
     }
 
+    /// Whether there is a [`max`](Self::max), without which nothing is limited.
+    pub const fn is_limited(&self) -> bool {
+        self.max.is_some()
+    }
+
     /// At most this many wait for this very backend; what would be one more goes to another. 0: any
     /// number.
     pub const fn queue(self, queue: u32) -> Self {
@@ -109,7 +114,7 @@ impl Backend {
     /// otherwise.
     pub fn new(name: impl Into<Arc<str>>, address: Address) -> Self {
         Self {
-            id: BackendId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            id: BackendId::next(),
             name: name.into(),
             address,
             server_name: None,
@@ -263,9 +268,15 @@ impl Target for Backend {
 }
 
 impl BackendId {
-    /// The number, for logs and for keys of maps.
+    fn next() -> Self {
+        // Never 0: that takes a process that makes a billion backends a second for centuries.
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self(NonZeroU64::new(id).unwrap_or(NonZeroU64::MAX))
+    }
+
+    /// The number, for logs and for keys of maps. Never 0, so an `Option` of an id is no larger.
     pub fn get(self) -> u64 {
-        self.0
+        self.0.get()
     }
 }
 

@@ -76,13 +76,30 @@ impl Cluster {
     ///
     /// [`ClusterError`]; all then stays as it was.
     pub fn update(&self, change: impl FnOnce(&mut Change)) -> Result<(), ClusterError> {
+        self.update_at(now(), change)
+    }
+
+    /// As [`update`](Self::update), at the time `now`, for who has a clock of his own: simulations.
+    ///
+    /// Only slow start depends on the time. Whoever picks has to [`step`](Self::step) by the same
+    /// clock.
+    ///
+    /// # Errors
+    ///
+    /// As for `update`.
+    pub fn update_at(
+        &self,
+        now: Instant,
+        change: impl FnOnce(&mut Change),
+    ) -> Result<(), ClusterError> {
+        let now = self.inner.rules.slow_start.map(|_| now);
         let writing = self.writing();
         let old = self.inner.table.load();
         let mut asked = Change::new(old.members());
         change(&mut asked);
-        let (members, replaced) = asked.apply(self.inner.rules.slow_start.is_some().then(now))?;
+        let (members, replaced) = asked.apply(now)?;
         if !replaced {
-            self.publish(&writing, old.refreshed(&self.inner.rules, self.now()));
+            self.publish(&writing, old.refreshed(&self.inner.rules, now));
             return Ok(());
         }
         if writing.probations > 0 {
@@ -91,7 +108,7 @@ impl Cluster {
             added.for_each(|member| member.put_on_trial());
         }
         self.inner.queue.load().members(&members);
-        let table = old.replaced(members.into(), &self.inner.rules, self.now());
+        let table = old.replaced(members.into(), &self.inner.rules, now);
         let membership = table.membership();
         self.publish(&writing, table);
         self.inner.membership.send_replace(membership);
@@ -153,7 +170,7 @@ impl Cluster {
     }
 
     /// Has indexes made before tables are published, for as long as `prepare` is held.
-    pub(crate) fn prepare(&self, prepare: &Arc<dyn Prepare>) {
+    pub fn prepare(&self, prepare: &Arc<dyn Prepare>) {
         let mut writing = self.writing();
         prepare.prepare(&self.inner.table.load());
         writing.prepare.retain(|other| other.strong_count() > 0);

@@ -37,6 +37,11 @@ impl Key<'_> {
 pub trait KeyOf<Req> {
     /// The key; none if the request has none.
     fn key<'r>(&self, request: &'r Req) -> Option<Key<'r>>;
+
+    /// The hash of the key, for policies of hashes. Default: [`Key::hash`].
+    fn hash(&self, request: &Req) -> Option<u64> {
+        self.key(request).map(|key| key.hash())
+    }
 }
 
 /// The client's address, as [`ConnInfo`](bartizan_net::ConnInfo) has it: that of a PROXY header, if
@@ -168,7 +173,7 @@ impl<K: KeyOf<Req>, Req> Affinity<Req> for HashBy<K> {
     type Tie = Hashed;
 
     fn tie(&self, request: &Req, _: Instant) -> Hashed {
-        Hashed(self.0.key(request).map(|key| key.hash()))
+        Hashed(self.0.hash(request))
     }
 }
 

@@ -41,6 +41,7 @@ impl Drop for Lease {
         if self.counted {
             home.cluster.queue().load().less();
         }
+        home.finished(&self.backend);
         home.less(&self.backend);
         // Last: who waits is to see all of it.
         if self.backend.limits().max.is_some() {
@@ -72,6 +73,7 @@ impl Home {
         }
         let counted = table.load().more();
         self.more(backend);
+        self.started(backend);
         Some(Lease { backend: Arc::clone(backend), home: Some(Arc::clone(self)), counted })
     }
 
@@ -79,6 +81,7 @@ impl Home {
     pub(crate) fn lease_beyond(self: &Arc<Self>, backend: &Arc<Backend>) -> Lease {
         backend.load.take();
         self.more(backend);
+        self.started(backend);
         Lease { backend: Arc::clone(backend), home: Some(Arc::clone(self)), counted: false }
     }
 
@@ -92,6 +95,14 @@ impl Home {
 
     pub(crate) fn less(&self, backend: &Arc<Backend>) {
         self.observer.iter().for_each(|observer| observer.less(backend));
+    }
+
+    fn started(&self, backend: &Arc<Backend>) {
+        self.observer.iter().for_each(|observer| observer.started(backend));
+    }
+
+    fn finished(&self, backend: &Arc<Backend>) {
+        self.observer.iter().for_each(|observer| observer.finished(backend));
     }
 
     pub(crate) fn answered(&self, backend: &Arc<Backend>, since: Instant) {

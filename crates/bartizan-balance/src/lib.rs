@@ -26,7 +26,11 @@ mod backend;
 mod balance;
 mod checks;
 mod cluster;
+mod discover;
+#[cfg(feature = "dns")]
+pub mod dns;
 mod error;
+mod hash;
 mod health;
 mod hold;
 mod key;
@@ -39,6 +43,7 @@ mod probe;
 mod queue;
 mod resend;
 mod slow_start;
+mod stick;
 mod sync;
 mod table;
 
@@ -47,18 +52,25 @@ pub use backend::{Backend, BackendId, Limits, Role, State};
 pub use balance::{Balance, BalanceFuture, BalanceLayer};
 pub use checks::{CheckGuard, Checks};
 pub use cluster::{Change, Cluster, ClusterBuilder, ClusterError};
+pub use discover::FollowGuard;
 pub use error::{BalanceError, NotSent, Unanswered};
+pub use hash::{BalanceFactor, KetamaKey, Maglev, Rendezvous, RingHash};
 pub use health::{Health, InitState, Verdict};
 pub use hold::{Hold, Leased};
 pub use key::{HashBy, Hashed, Key, KeyFn, KeyOf, SniKey, SourceKey, key_fn};
 pub use lease::Lease;
 pub use min_healthy::MinHealthy;
 pub use policy::{
-    Observer, Pick, PickContext, Policy, Prepare, Reason, Rejected, Rejection, RoundRobin, Why,
+    First, LeastConn, Observer, PeakEwma, Pick, PickContext, Policy, PowerOfTwo, Prepare, Random,
+    Reason, Rejected, Rejection, RoundRobin, Why,
 };
 pub use probe::{DialProbe, ProbeFuture};
 pub use resend::{Resend, SpareRequest};
 pub use slow_start::SlowStart;
+pub use stick::{
+    SharedSticky, SharedTie, StickCount, StickCounter, StickEntries, StickEntry, StickKey,
+    StickRate, StickStore, StickTable, StickTableBuilder, Sticky, StickyTie, Tracked,
+};
 pub use table::{Standing, Table, WeightClass};
 
 pub use bartizan_net::BoxError;

@@ -50,3 +50,37 @@ impl Load {
         self.queued.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// `RUSTFLAGS="--cfg loom" cargo test -p bartizan-balance --release --lib loom`
+#[cfg(all(test, loom))]
+mod loom {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn two_who_want_the_last_slot_do_not_both_get_it() {
+        ::loom::model(|| {
+            let load = Arc::new(Load::default());
+            let other = Arc::clone(&load);
+            let thread = ::loom::thread::spawn(move || other.try_take(NonZeroUsize::new(1)));
+            let mine = load.try_take(NonZeroUsize::new(1));
+            let theirs = thread.join().unwrap();
+            assert!(mine != theirs, "exactly one");
+            assert_eq!(load.in_flight(), 1);
+        });
+    }
+
+    #[test]
+    fn a_slot_that_is_given_back_is_there_again() {
+        ::loom::model(|| {
+            let load = Arc::new(Load::default());
+            load.take();
+            let other = Arc::clone(&load);
+            let thread = ::loom::thread::spawn(move || other.give_back());
+            let mine = load.try_take(NonZeroUsize::new(1));
+            thread.join().unwrap();
+            assert_eq!(load.in_flight(), usize::from(mine), "no count is lost");
+        });
+    }
+}

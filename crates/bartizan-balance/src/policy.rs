@@ -6,10 +6,22 @@ use std::time::{Duration, Instant};
 
 use crate::{Backend, BackendId, Table};
 
+mod chance;
+mod first;
+mod least_conn;
+mod passed;
+mod peak_ewma;
 mod pick;
+mod power_of_two;
+mod random;
 mod round_robin;
 
+pub use first::First;
+pub use least_conn::LeastConn;
+pub use peak_ewma::PeakEwma;
 pub use pick::{Pick, Reason, Rejected, Rejection, Why};
+pub use power_of_two::PowerOfTwo;
+pub use random::Random;
 pub use round_robin::RoundRobin;
 
 /// Chooses a backend from a table.
@@ -76,6 +88,17 @@ pub trait Observer: fmt::Debug + Send + Sync {
     /// It has become less.
     fn less(&self, backend: &Arc<Backend>);
 
+    /// A pick has a slot of the backend, and is in flight there; what waits has none yet. Follows
+    /// [`more`](Self::more), at once or when the wait is over. Default: nothing.
+    fn started(&self, backend: &Arc<Backend>) {
+        let _ = backend;
+    }
+
+    /// What had [started](Self::started) is over. Precedes [`less`](Self::less). Default: nothing.
+    fn finished(&self, backend: &Arc<Backend>) {
+        let _ = backend;
+    }
+
     /// The backend has answered: for a request, the head is there; for a connection, it was
     /// dialled. `took` counts from the pick.
     fn answered(&self, backend: &Arc<Backend>, took: Duration, now: Instant) {
@@ -124,3 +147,6 @@ impl<'a> PickContext<'a> {
         Self { hash, ..self }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -33,6 +33,8 @@ pub struct Table {
     standing: Bits,
     // Weights as they count now, in sixteenths: less than configured during slow start.
     shares: Arc<[u32]>,
+    // What the eligible ones before each weigh together.
+    before: Arc<[u64]>,
     classes: Classes,
     load: Arc<ClusterLoad>,
     membership: u64,
@@ -78,6 +80,7 @@ impl Table {
             eligible: Bits::new([].into_iter()),
             standing: Bits::new([].into_iter()),
             shares: [].into(),
+            before: [].into(),
             classes: Classes::new(&Bits::new([].into_iter()), &[]),
             load,
             membership: 0,
@@ -126,6 +129,7 @@ impl Table {
         let shares: Arc<[u32]> = members.iter().map(|member| share(member, ramp)).collect();
         let warming = members.iter().zip(&*shares).any(|(member, share)| *share < full(member));
         let classes = Classes::new(&eligible, &shares);
+        let before = before(&eligible, &shares);
         Self {
             members,
             places: Arc::clone(&self.places),
@@ -133,6 +137,7 @@ impl Table {
             eligible,
             standing,
             shares,
+            before,
             classes,
             load: Arc::clone(&self.load),
             membership: self.membership,
@@ -190,6 +195,11 @@ impl Table {
         self.places.names.get(name).map(|place| *place as usize)
     }
 
+    /// The shares of all members, for what compares two tables.
+    pub(crate) fn shares(&self) -> &[u32] {
+        &self.shares
+    }
+
     /// Whether the backend at this position may be picked; `false` past the end.
     pub fn is_eligible(&self, position: usize) -> bool {
         self.eligible.get(position)
@@ -224,6 +234,11 @@ impl Table {
     /// start, but then never 0.
     pub fn share(&self, position: usize) -> u32 {
         self.shares.get(position).copied().unwrap_or(0)
+    }
+
+    /// What the eligible backends before this position weigh together, in sixteenths; 0 past the end.
+    pub fn share_before(&self, position: usize) -> u64 {
+        self.before.get(position).copied().unwrap_or(0)
     }
 
     /// The eligible backends by weight, the heavy ones first.
@@ -280,10 +295,11 @@ impl Table {
 
     /// Whether a policy may pick the backend at this position, and if not, why.
     pub fn check(&self, position: usize, context: &PickContext<'_>) -> Result<(), Why> {
-        let Some(member) = self.members.get(position) else { return Err(Why::Ineligible) };
+        // The backend itself is not looked at unless it has to be: of thousands, it is not in a cache.
+        let tried = || self.members.get(position).is_some_and(|m| context.tried.contains(&m.id()));
         if !self.is_eligible(position) {
             Err(Why::Ineligible)
-        } else if context.tried.contains(&member.id()) {
+        } else if !context.tried.is_empty() && tried() {
             Err(Why::Tried)
         } else if !self.has_room(position) {
             Err(Why::Full)
@@ -337,6 +353,17 @@ fn eligible(members: &[Arc<Backend>], rules: &Rules) -> (Bits, bool) {
         backup(member) && (rules.all_backups || Some(position) == first)
     };
     (Bits::new(members.iter().enumerate().map(used)), false)
+}
+
+/// What the eligible backends before each position weigh together.
+fn before(eligible: &Bits, shares: &[u32]) -> Arc<[u64]> {
+    let mut sum = 0;
+    let before = shares.iter().enumerate().map(|(position, share)| {
+        let before = sum;
+        sum += if eligible.get(position) { u64::from(*share) } else { 0 };
+        before
+    });
+    before.collect()
 }
 
 /// What a backend weighs after its slow start.

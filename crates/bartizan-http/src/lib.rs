@@ -24,25 +24,34 @@
 
 mod client_cert;
 mod error;
+mod explain;
 mod forwarded;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod headers;
 mod host_guard;
+mod keys;
 mod per_host;
 mod pool;
 mod serve;
+mod sticky;
 mod text_or;
 
 pub use client_cert::{ClientCert, ClientCertLayer};
 pub use error::{ClientBodyError, SendError, status_of};
+pub use explain::{Explain, ExplainFuture, ExplainLayer, Explained, ExplainedTie};
 pub use forwarded::{Forwarded, ForwardedLayer};
 pub use headers::strip_hop_by_hop;
 pub use host_guard::{GuardFuture, HostGuard, HostGuardLayer};
+pub use keys::{CookieKey, HeaderKey, QueryKey, UriKey};
 pub use per_host::{PerHost, PerHostFuture, PerHostLayer};
 pub use pool::{
     BackendProtocol, Checkout, HttpPool, HttpPoolLayer, PooledBody, PooledConn, SendFuture,
 };
 pub use serve::{Answer, H2Executor, Reply, RequestBody, ServeHttp, ServeHttpError, Serving};
+pub use sticky::{
+    ByCookie, CookieTie, SameSite, StickyCookie, StickyCookieError, StickyCookieFuture,
+    StickyCookieLayer, StickyCookies, StickyKeyError, StickyKeys,
+};
 pub use text_or::TextOr;

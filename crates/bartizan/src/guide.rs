@@ -9,8 +9,8 @@
 //! 7. [Shutting down](#shutting-down)
 //! 8. [One runtime, or one per core](#one-runtime-or-one-per-core)
 //!
-//! Connections whose TLS passes through have a [page of their own](passthrough), and so has
-//! [TLS towards backends](reencrypt).
+//! Connections whose TLS passes through have a [page of their own](passthrough), and so have
+//! [TLS towards backends](reencrypt) and the [choice of a policy](policies).
 //!
 //! # A reverse proxy, line by line
 //!
@@ -370,6 +370,7 @@
 #![cfg(all(feature = "http", feature = "tls"))]
 
 pub mod passthrough;
+pub mod policies;
 #[cfg(all(feature = "tls", feature = "http"))]
 pub mod reencrypt;
 

@@ -10,6 +10,8 @@
 //! | [`balance`] | backends, policies, leases, health checks |
 //! | [`http`] | serving, pooling and forwarding HTTP (feature `http`) |
 //!
+//! The feature `dns`, off by default, adds `balance::dns`: backends that follow DNS.
+//!
 //! Two further features, both off by default, are for servers with an accept loop of their own:
 //! `axum` makes `tls::TlsListener` a listener of `axum::serve`, `tonic` makes what it accepts a
 //! connection for `serve_with_incoming`.

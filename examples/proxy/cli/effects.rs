@@ -1,11 +1,14 @@
 //! Which flags go together.
 
-use super::{AuthMode, Check, Cli, Mode};
+use bartizan::balance::Limits;
+
+use super::{AuthMode, BackendArg, BalancingArgs, Check, Cli, Mode, StickyBy};
 
 /// Finds flags that contradict each other, that others need, or that would have no effect.
 pub(super) fn check(cli: &Cli) -> Result<(), String> {
     cli.client_auth.check()?;
     check_parts(cli)?;
+    check_balancing(cli)?;
     cli.upstream.check(cli)
 }
 
@@ -63,6 +66,42 @@ fn check_checks(cli: &Cli) -> Result<(), String> {
         let plain = "--check tls has no effect: backends are spoken to in the clear here";
         let none = "--check tls has no effect: nothing goes to a backend here";
         return Err(if cli.terminates() { plain } else { none }.to_owned());
+    }
+    Ok(())
+}
+
+/// Finds what the way of balancing needs, and what without it has no effect.
+fn check_balancing(cli: &Cli) -> Result<(), String> {
+    let BalancingArgs { balance, hash_key, sticky, slowstart, queue } = &cli.balancing;
+    let opens = !cli.passes() && cli.terminates();
+    if let Some(key) = hash_key {
+        if !balance.policy.hashes() {
+            return Err("--hash-key has no effect: only ring, maglev and rendezvous hash".into());
+        }
+        if key.is_of_requests() && !opens {
+            return Err(
+                "--hash-key: where TLS passes there are no requests to read; take source or \
+                        sni"
+                .into(),
+            );
+        }
+    }
+    let by_cookie = sticky.as_ref().is_some_and(|arg| matches!(arg.by, StickyBy::Cookie(_)));
+    if by_cookie && !opens {
+        return Err(
+            "--sticky cookie: where TLS passes there are no cookies to read; take source".into()
+        );
+    }
+    if !slowstart.is_zero() && cli.check == Check::None {
+        return Err("--slowstart needs --check: nothing is known to recover without".to_owned());
+    }
+    let limited = |backend: &BackendArg| backend.limits.is_limited();
+    if queue.is_some() && !cli.backend.iter().any(limited) {
+        return Err("--queue has no effect: no backend has a maxconn".to_owned());
+    }
+    let needless = |backend: &&BackendArg| backend.limits != Limits::none() && !limited(backend);
+    if let Some(backend) = cli.backend.iter().find(needless) {
+        return Err(format!("minconn and maxqueue of {} need a maxconn", backend.name));
     }
     Ok(())
 }

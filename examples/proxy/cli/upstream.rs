@@ -106,7 +106,9 @@ fn nameless(cli: &Cli) -> Option<String> {
     let own = cli.backend.iter().filter(|_| cli.mode == super::Mode::Reencrypt);
     // An address that is none is refused with the cluster.
     let mut own = own.filter(|backend| backend.server_name.is_none()).filter_map(|backend| {
-        let address: Address = backend.address.parse().ok()?;
+        // Those that DNS is asked for have to prove the name that it was asked for.
+        let super::Place::Fixed(place) = &backend.place else { return None };
+        let address: Address = place.parse().ok()?;
         is_nameless(&&address).then(|| backend.name.clone())
     });
     let routed = cli.passthrough.routes.iter().filter_map(|route| match &route.action {

@@ -3,31 +3,72 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bartizan::balance::Limits;
 use bartizan::net::{HostPattern, SendProxy, SourceLimitLayer};
 use bartizan::tls::Pin;
 use ipnet::IpNet;
 
-use super::{BackendArg, BackendCa, BackendProto, Check, Mode};
+use super::{BackendArg, BackendCa, BackendProto, Check, Mode, Place};
 
 pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
     let mut parts = text.split(',');
     let server = parts.next().unwrap_or_default();
-    let mut server_name = None;
-    for option in parts {
-        match option.split_once('=') {
-            Some(("sni", "")) => return Err("the name after `sni=` is empty".to_owned()),
-            Some(("sni", name)) => server_name = Some(self::server_name(name)?),
-            _ => return Err(unbuilt(&format!("the option `{option}` of a backend"))),
-        }
-    }
     let (name, address) = server.split_once('=').unwrap_or((server, server));
-    if address.starts_with("dns:") {
-        return Err(unbuilt("a backend that follows DNS"));
-    }
     if name.is_empty() {
         return Err("the name before `=` is empty".to_owned());
     }
-    Ok(BackendArg { name: name.to_owned(), address: address.to_owned(), server_name })
+    let place = match address.strip_prefix("dns:") {
+        Some(followed) => followed_name(followed)?,
+        None => Place::Fixed(address.to_owned()),
+    };
+    let (name, mut limits) = (name.to_owned(), Limits::none());
+    let mut arg = BackendArg { name, place, server_name: None, weight: 1, backup: false, limits };
+    for option in parts {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("sni", "") => return Err("the name after `sni=` is empty".to_owned()),
+            ("sni", name) => arg.server_name = Some(server_name(name)?),
+            ("weight", weight) => {
+                let weight = weight.parse().ok().filter(|weight| *weight <= 256);
+                arg.weight = weight.ok_or("a weight is a number from 0 to 256")?;
+            }
+            ("backup", "") => arg.backup = true,
+            ("maxconn", max) => limits = limits.max(count(max)?),
+            ("minconn", min) => limits = limits.min(count(min)?),
+            ("maxqueue", queue) => limits = limits.queue(count(queue)?),
+            _ => return Err(format!("`{option}` is no option of a backend")),
+        }
+    }
+    Ok(BackendArg { limits, ..arg })
+}
+
+fn followed_name(text: &str) -> Result<Place, String> {
+    let (name, port) =
+        text.rsplit_once(':').ok_or("a backend that follows DNS is dns:NAME:PORT")?;
+    let port = port.parse().ok().filter(|port| *port > 0);
+    let port = port.ok_or("the port after the name is a number from 1 to 65535")?;
+    if name.is_empty() {
+        return Err("the name after `dns:` is empty".to_owned());
+    }
+    Ok(Place::Followed { name: name.to_owned(), port })
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a number from 0 up"))
+}
+
+/// A number, or one with `k`, `m` or `g`: times 2^10, 2^20 or 2^30.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: usize = number.parse().map_err(|_| "a size is a number, or one with k, m or g")?;
+    let unit = match unit {
+        "" => 1_usize,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => return Err("a size ends with a digit, k, m or g".to_owned()),
+    };
+    number.checked_mul(unit).filter(|size| *size > 0).ok_or_else(|| "too large, or 0".to_owned())
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -130,14 +171,6 @@ pub(super) fn backend_proto(text: &str) -> Result<BackendProto, String> {
     }
 }
 
-pub(super) fn balance(text: &str) -> Result<String, String> {
-    let name = text.split(',').next().unwrap_or(text);
-    if text == "roundrobin" {
-        return Ok(text.into());
-    }
-    one_of(&["leastconn", "random", "p2c", "first", "ewma", "ring", "maglev", "rendezvous"], name)
-}
-
 pub(super) fn ocsp(text: &str) -> Result<String, String> {
     if matches!(text, "off" | "file") { Ok(text.into()) } else { one_of(&["auto"], text) }
 }
@@ -155,11 +188,7 @@ pub(super) fn unbuilt(what: &str) -> String {
 }
 
 /// Flags of the contract whose parts do not exist yet.
-pub(super) const UNBUILT: [&str; 19] = [
-    "--hash-key",
-    "--sticky",
-    "--slowstart",
-    "--queue",
+pub(super) const UNBUILT: [&str; 15] = [
     "--observe",
     "--outlier",
     "--on-marked-down",

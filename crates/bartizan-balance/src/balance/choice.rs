@@ -92,16 +92,24 @@ where
     /// What the policy chose, or what a simultaneous request of the same client chose before.
     fn agreed(&mut self, table: &Table, pick: Pick) -> Pick {
         let id = self.tie.propose(&pick.backend);
-        if id == pick.backend.id() || self.tried.contains(&id) {
+        if id == pick.backend.id() {
             return pick;
         }
         let position = table.position(id);
-        match position.filter(|position| table.standing(*position) != Standing::Out) {
+        let usable = |position: &usize| table.standing(*position) != Standing::Out;
+        match position.filter(usable).filter(|_| !self.tried.contains(&id)) {
             Some(position) => {
                 let backend = Arc::clone(&table.members()[position]);
                 Pick::new(backend, "simultaneous request", Reason::Pinned)
             }
-            None => pick,
+            None => {
+                // Or the others would go on to be sent there.
+                if let Some(position) = position {
+                    self.tie.failed(&table.members()[position]);
+                }
+                self.tie.propose(&pick.backend);
+                pick
+            }
         }
     }
 

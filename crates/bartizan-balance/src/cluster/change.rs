@@ -80,6 +80,11 @@ impl Change {
         found
     }
 
+    /// Gives this backend a share, without a search for it.
+    pub(crate) fn set_weight_of(&mut self, backend: &Arc<Backend>, weight: u16) {
+        self.settings.push((Arc::clone(backend), Setting::Weight(weight)));
+    }
+
     fn set(&mut self, name: &str, setting: Setting) {
         if let Some(backend) = self.named(name) {
             self.settings.push((backend, setting));

@@ -50,3 +50,19 @@ fn only_news_is_published() {
     assert!(web.set_up(&a, true));
     assert_eq!(web.table().eligible_count(), 1);
 }
+
+#[test]
+fn a_change_with_a_time_starts_the_ramp_at_that_time() {
+    let ramp = crate::SlowStart::new(std::time::Duration::from_secs(10));
+    let web = Cluster::builder("web").backend("a", "127.0.0.1:1").slow_start(ramp).build().unwrap();
+    // Far from the time that a clock would tell.
+    let later = now() + std::time::Duration::from_secs(1_000);
+    let want = |state| web.update_at(later, |change| change.set_state("a", state)).unwrap();
+    want(crate::State::Maintenance);
+    want(crate::State::Ready);
+    assert_eq!(web.table().share(0), 1);
+    web.step(later + std::time::Duration::from_secs(5));
+    assert_eq!(web.table().share(0), 8);
+    web.step(later + std::time::Duration::from_secs(10));
+    assert_eq!(web.table().share(0), 16);
+}

@@ -1,7 +1,9 @@
 //! A bit per position.
 
+use std::sync::Arc;
+
 #[derive(Clone, Debug)]
-pub(super) struct Bits(Box<[u64]>);
+pub(super) struct Bits(Arc<[u64]>);
 
 impl Bits {
     pub(super) fn new(bits: impl ExactSizeIterator<Item = bool>) -> Self {

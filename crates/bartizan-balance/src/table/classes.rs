@@ -1,5 +1,7 @@
 //! Eligible backends, ordered by weight.
 
+use std::sync::Arc;
+
 use super::Bits;
 
 /// Eligible backends of the same weight.
@@ -13,9 +15,16 @@ pub struct WeightClass {
     len: u32,
     // What all classes before it weigh.
     before: u64,
+    // 2^64 by the weight, rounded up: divides by a multiplication, which takes a tenth of the time.
+    inverse: u64,
 }
 
 impl WeightClass {
+    fn new(weight: u32, first: u32, len: u32, before: u64) -> Self {
+        let inverse = (u64::MAX / u64::from(weight.max(1))).saturating_add(1);
+        Self { weight, first, len, before, inverse }
+    }
+
     /// What each of them weighs, in sixteenths; never 0.
     pub fn weight(&self) -> u32 {
         self.weight
@@ -35,8 +44,8 @@ impl WeightClass {
 #[derive(Clone, Debug)]
 pub(super) struct Classes {
     // Positions of eligible backends: by weight, the heavy ones first, then by position.
-    order: Box<[u32]>,
-    classes: Box<[WeightClass]>,
+    order: Arc<[u32]>,
+    classes: Arc<[WeightClass]>,
     total: u64,
 }
 
@@ -54,7 +63,7 @@ impl Classes {
         let (mut start, mut before) = (0, 0);
         for same in order.chunk_by(|a, b| weight(a) == weight(b)) {
             let len = same.len() as u32;
-            let class = WeightClass { weight: weight(&same[0]), first: start, len, before };
+            let class = WeightClass::new(weight(&same[0]), start, len, before);
             start += len;
             before += class.total();
             classes.push(class);
@@ -77,12 +86,18 @@ impl Classes {
 
     pub(super) fn draw(&self, random: u64) -> Option<usize> {
         // The high half of a product maps evenly, but for what 2^64 leaves over.
-        let at = ((u128::from(random) * u128::from(self.total)) >> 64) as u64;
-        let class = match &*self.classes {
-            [one] => one,
-            several => several.get(several.partition_point(|class| class.before <= at) - 1)?,
+        let onto = |total: u64| ((u128::from(random) * u128::from(total)) >> 64) as u64;
+        let (class, index) = match &*self.classes {
+            [one] => (one, onto(u64::from(one.len))),
+            several => {
+                let at = onto(self.total);
+                let class = several.get(several.partition_point(|class| class.before <= at) - 1)?;
+                // Exact: what is divided is below 2^45, and the inverse is off by less than 2^-51 of
+                // itself.
+                let index = (u128::from(at - class.before) * u128::from(class.inverse)) >> 64;
+                (class, index as u64)
+            }
         };
-        let index = (at - class.before) / u64::from(class.weight);
         let position = self.order.get(class.first as usize + index as usize)?;
         Some(*position as usize)
     }

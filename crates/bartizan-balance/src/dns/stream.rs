@@ -1,0 +1,153 @@
+//! Asking, waiting, and asking again.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
+use tower::discover::Change;
+
+use super::reconcile::Follow;
+use super::{Family, Found, Resolve, ResolveError, ResolveFuture};
+use crate::Backend;
+
+/// The backends of [`DnsBackends`](super::DnsBackends) as they come and go.
+///
+/// All changes of an answer are ready at once. It asks only while it is polled; dropped, it asks no
+/// more. Has to be polled in a tokio runtime.
+#[must_use = "streams do nothing unless polled"]
+pub struct DnsDiscover<R> {
+    resolver: Arc<R>,
+    changes: VecDeque<Change<Arc<str>, Arc<Backend>>>,
+    state: State,
+    turns: u64,
+    random: RandomState,
+}
+
+enum State {
+    Ask(Option<Box<Follow>>),
+    Asking(Pin<Box<dyn Future<Output = Turn> + Send>>),
+    Waiting(Option<Box<Follow>>, Pin<Box<Sleep>>),
+}
+
+/// A round of questions is over: ask again after this time.
+type Turn = (Box<Follow>, Duration);
+
+impl<R> DnsDiscover<R> {
+    pub(super) fn new(follow: Follow, resolver: R) -> Self {
+        Self {
+            resolver: Arc::new(resolver),
+            changes: VecDeque::new(),
+            state: State::Ask(Some(Box::new(follow))),
+            turns: 0,
+            random: RandomState::new(),
+        }
+    }
+
+    /// Up to a tenth later: instances that were started together must not ask together for ever.
+    fn jittered(&mut self, time: Duration) -> Duration {
+        self.turns = self.turns.wrapping_add(1);
+        // The upper 32 bits are exact in a float.
+        let random = (self.random.hash_one(self.turns) >> 32) as f64 / f64::from(u32::MAX);
+        time.mul_f64(1.0 + random / 10.0)
+    }
+}
+
+impl<R> fmt::Debug for DnsDiscover<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let asks = matches!(self.state, State::Asking(_));
+        f.debug_struct("DnsDiscover").field("asks", &asks).finish_non_exhaustive()
+    }
+}
+
+// Nothing in it is pinned without a box.
+impl<R> Unpin for DnsDiscover<R> {}
+
+impl<R: Resolve> Stream for DnsDiscover<R> {
+    type Item = Result<Change<Arc<str>, Arc<Backend>>, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(change) = this.changes.pop_front() {
+                return Poll::Ready(Some(Ok(change)));
+            }
+            this.state = match &mut this.state {
+                State::Ask(follow) => {
+                    let Some(follow) = follow.take() else { return Poll::Ready(None) };
+                    State::Asking(Box::pin(turn(follow, Arc::clone(&this.resolver))))
+                }
+                State::Asking(turn) => {
+                    let (mut follow, again) = ready!(turn.as_mut().poll(cx));
+                    this.changes = follow.changes().into();
+                    State::Waiting(Some(follow), Box::pin(sleep(this.jittered(again))))
+                }
+                State::Waiting(follow, sleep) => {
+                    ready!(sleep.as_mut().poll(cx));
+                    State::Ask(follow.take())
+                }
+            };
+        }
+    }
+}
+
+/// Asks for all that has to be known.
+async fn turn<R: Resolve>(mut follow: Box<Follow>, resolver: Arc<R>) -> Turn {
+    let mut again = Duration::MAX;
+    if let Some(service) = follow.service() {
+        let answer = bounded(resolver.services(&service)).await;
+        again = again.min(follow.learn_services(answer, now()));
+    }
+    let hosts = follow.hosts();
+    let both = |host| [Family::V4, Family::V6].map(|family| (Arc::clone(host), family));
+    let mut questions = hosts.iter().flat_map(both);
+    let mut asked = JoinSet::new();
+    let mut ask = |asked: &mut JoinSet<_>| {
+        if let Some((host, family)) = questions.next() {
+            let resolver = Arc::clone(&resolver);
+            asked.spawn(async move {
+                let answer = bounded(resolver.addresses(&host, family)).await;
+                (host, family, answer)
+            });
+        }
+    };
+    (0..AT_ONCE).for_each(|_| ask(&mut asked));
+    while let Some(answered) = asked.join_next().await {
+        ask(&mut asked);
+        // A resolver of somebody's own that panics has not answered.
+        let Ok((host, family, answer)): Result<Answered, _> = answered else {
+            again = again.min(AFTER_PANIC);
+            continue;
+        };
+        again = again.min(follow.learn_addresses(&host, family, answer, now()));
+    }
+    (follow, again)
+}
+
+type Answered = (Arc<str>, Family, Result<Found<IpAddr>, ResolveError>);
+
+async fn bounded<T>(answer: ResolveFuture<T>) -> Result<Found<T>, ResolveError> {
+    let late = |_| Err(ResolveError::Failed(format!("not within {DEADLINE:?}").into()));
+    timeout(DEADLINE, answer).await.unwrap_or_else(late)
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Questions that are open at a time: many targets take few rounds, and no resolver is flooded.
+const AT_ONCE: usize = 16;
+
+/// Longer than a resolver takes that tries several servers several times.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+const AFTER_PANIC: Duration = Duration::from_secs(30);
