@@ -14,9 +14,10 @@ use bartizan::balance::{
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 type Shared = Arc<dyn Policy + Send + Sync>;
+type Make = fn() -> Shared;
 
 /// Every policy: its name, and how it is made.
-const POLICIES: &[(&str, fn() -> Shared)] = &[
+const POLICIES: &[(&str, Make)] = &[
     ("roundrobin", || Arc::new(RoundRobin::new())),
     ("random", || Arc::new(Random::seeded(1))),
     ("p2c", || Arc::new(PowerOfTwo::seeded(1))),
@@ -109,6 +110,27 @@ fn two_threads(_: &mut Criterion) {
     }
 }
 
+/// What one load takes that no cache of the core's own has: of thousands of backends, a policy that
+/// jumps among them meets one of these per backend that it looks at.
+fn cache_miss(_: &mut Criterion) {
+    let count = MISSED_BYTES / size_of::<[usize; 8]>();
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut i = 1_u64;
+    for last in (1..count).rev() {
+        i = i.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        order.swap(last, (i >> 33) as usize % last);
+    }
+    let mut next = vec![[0_usize; 8]; count];
+    order.iter().zip(order.iter().cycle().skip(1)).for_each(|(from, to)| next[*from][0] = *to);
+    let (began, mut at) = (now(), 0);
+    (0..PICKS).for_each(|_| at = next[at][0]);
+    black_box(at);
+    println!(
+        "a load beyond the caches of a core: {} ns",
+        (now() - began).as_nanos() / u128::from(PICKS)
+    );
+}
+
 /// A backend drains, or is ready again: the table is made anew and published; then the next pick.
 fn flip(c: &mut Criterion) {
     let mut group = c.benchmark_group("flip_one_of_10000");
@@ -135,6 +157,9 @@ fn flip(c: &mut Criterion) {
 
 const PICKS: u64 = 1_000_000;
 
+/// What 10,000 backends take, about.
+const MISSED_BYTES: usize = 4 << 20;
+
 fn short() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(200))
@@ -142,5 +167,5 @@ fn short() -> Criterion {
         .sample_size(20)
 }
 
-criterion_group! { name = benches; config = short(); targets = pick, two_threads, flip }
+criterion_group! { name = benches; config = short(); targets = cache_miss, pick, two_threads, flip }
 criterion_main!(benches);

@@ -19,7 +19,7 @@ fn key(i: u32) -> Key<'static> {
 /// Any order that the processor cannot guess.
 fn next(i: &mut u32) -> u32 {
     *i = i.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-    (u64::from(*i) * u64::from(ENTRIES) >> 32) as u32
+    ((u64::from(*i) * u64::from(ENTRIES)) >> 32) as u32
 }
 
 fn now() -> std::time::Instant {

@@ -15,16 +15,18 @@ use crate::load::Load;
 ///
 /// It lives as long as anybody holds its `Arc`, across every rebuild of the table, so what is
 /// counted here is never lost.
+// In this order: what each pick touches lies in the cache line of the `Arc`'s own counts.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Backend {
+    pub(crate) load: Load,
+    pub(crate) latency: Latency,
     id: BackendId,
     name: Arc<str>,
     address: Address,
     server_name: Option<Arc<str>>,
     role: Role,
     limits: Limits,
-    pub(crate) load: Load,
-    pub(crate) latency: Latency,
     weight: AtomicU16,
     state: AtomicU8,
     condition: AtomicU8,

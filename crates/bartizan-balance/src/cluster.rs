@@ -9,7 +9,7 @@ use bartizan_net::AddressError;
 use tokio::sync::watch;
 
 use crate::queue::Queue;
-use crate::{Backend, BackendId, Prepare, Table};
+use crate::{Backend, Prepare, Table};
 
 mod builder;
 mod change;
@@ -95,13 +95,12 @@ impl Cluster {
         let now = self.inner.rules.slow_start.map(|_| now);
         let writing = self.writing();
         let old = self.inner.table.load();
-        let mut asked = Change::new(old.members());
+        let mut asked = Change::new(Arc::clone(&old));
         change(&mut asked);
-        let (members, replaced) = asked.apply(now)?;
-        if !replaced {
+        let Some(members) = asked.apply(now)? else {
             self.publish(&writing, old.refreshed(&self.inner.rules, now));
             return Ok(());
-        }
+        };
         if writing.probations > 0 {
             let stay: HashSet<_> = old.members().iter().map(|member| member.id()).collect();
             let added = members.iter().filter(|member| !stay.contains(&member.id()));
@@ -273,13 +272,6 @@ pub enum ClusterError {
     UnknownName {
         /// The name.
         name: Arc<str>,
-    },
-
-    /// A change names a backend that is not there.
-    #[error("no backend has the number {id}")]
-    UnknownId {
-        /// The number.
-        id: BackendId,
     },
 
     /// A weight is beyond HAProxy's range.

@@ -11,9 +11,10 @@ use crate::sync::{AtomicU64, Ordering};
 /// One word: the average in microseconds, and the milliseconds from `base` to when it was last
 /// measured. 0 is a backend that has never been measured, looked at for the first time at `base`.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Latency {
-    base: OnceLock<Instant>,
     word: AtomicU64,
+    base: OnceLock<Instant>,
 }
 
 /// How experience is weighed.

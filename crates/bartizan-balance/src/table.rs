@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cluster::{ClusterLoad, Rules};
-use crate::{Backend, BackendId, PickContext, Role, SlowStart, State, Why};
+use crate::{Backend, BackendId, PickContext, State, Why};
 use bits::Bits;
 use classes::Classes;
+use facts::{Facts, full};
 
 mod bits;
 mod classes;
+mod facts;
 
 pub use classes::WeightClass;
 
@@ -110,42 +112,29 @@ impl Table {
 
     /// The next table, of the same members, asked again how they are.
     pub(crate) fn refreshed(&self, rules: &Rules, now: Option<Instant>) -> Self {
-        let members = Arc::clone(&self.members);
-        let (eligible, panic) = eligible(&members, rules);
-        let standing = Bits::new(members.iter().map(|member| {
-            let up = member.is_up() || panic && member.may_be_tried();
-            up && member.state() != State::Maintenance
-        }));
-        let same = self.weights.len() == members.len()
-            && members
-                .iter()
-                .zip(&*self.weights)
-                .all(|(member, weight)| member.weight() == *weight);
-        let weights = match same {
-            true => Arc::clone(&self.weights),
-            false => members.iter().map(|member| member.weight()).collect(),
-        };
         let ramp = rules.slow_start.zip(now);
-        let shares: Arc<[u32]> = members.iter().map(|member| share(member, ramp)).collect();
-        let warming = members.iter().zip(&*shares).any(|(member, share)| *share < full(member));
+        let facts = Facts::of(&self.members, ramp);
+        let (eligible, panic) = facts.eligible(rules);
+        let others = facts.other_weights(&self.weights);
+        let (weighing, shares) = (self.weighing + u64::from(others.is_some()), facts.shares());
         let classes = Classes::new(&eligible, &shares);
         let before = before(&eligible, &shares);
         Self {
-            members,
+            members: Arc::clone(&self.members),
             places: Arc::clone(&self.places),
-            weights,
+            weights: others.unwrap_or_else(|| Arc::clone(&self.weights)),
             eligible,
-            standing,
+            standing: facts.standing(panic),
             shares,
             before,
             classes,
             load: Arc::clone(&self.load),
             membership: self.membership,
-            weighing: self.weighing + u64::from(!same),
+            weighing,
             version: self.version + 1,
             panic,
             limited: self.limited,
-            next_step: ramp.filter(|_| warming).map(|(ramp, now)| now + ramp.step()),
+            next_step: ramp.filter(|_| facts.are_warming()).map(|(ramp, now)| now + ramp.step()),
         }
     }
 
@@ -269,7 +258,7 @@ impl Table {
     /// Moves keys back by degrees, and no others. `hash` has to be independent of the one that led
     /// to the backend; mix it with the backend's identity.
     pub fn admits(&self, position: usize, hash: u64) -> bool {
-        let (share, full) = (self.share(position), u32::from(self.weight(position)) * SCALE);
+        let (share, full) = (self.share(position), full(self.weight(position)));
         share >= full || (u128::from(hash) * u128::from(full)) >> 64 < u128::from(share)
     }
 
@@ -285,7 +274,7 @@ impl Table {
     /// How many the backend at this position takes at the moment.
     pub(crate) fn limit(&self, position: usize) -> Option<NonZeroUsize> {
         let member = self.members.get(position)?;
-        let ramp = (self.share(position), full(member));
+        let ramp = (self.share(position), full(self.weight(position)));
         self.load.limit(member.limits(), ramp)
     }
 
@@ -330,31 +319,6 @@ impl Table {
     }
 }
 
-/// Who may be picked, and whether that is out of panic.
-fn eligible(members: &[Arc<Backend>], rules: &Rules) -> (Bits, bool) {
-    let willing = |member: &Backend| member.state() == State::Ready && member.weight() > 0;
-    let active = |member: &Backend| willing(member) && member.role() == Role::Active;
-    let well = |member: &Backend| active(member) && member.is_up();
-    let total = members.iter().filter(|member| active(member)).count();
-    let healthy = members.iter().filter(|member| well(member)).count();
-    if rules.panic_below.is_some_and(|rule| healthy < rule.of(total)) {
-        let any = |member: &Arc<Backend>| active(member) && member.may_be_tried();
-        if members.iter().any(any) {
-            return (Bits::new(members.iter().map(any)), true);
-        }
-    }
-    if healthy > 0 {
-        return (Bits::new(members.iter().map(|member| well(member))), false);
-    }
-    let backup =
-        |member: &Backend| willing(member) && member.role() == Role::Backup && member.is_up();
-    let first = members.iter().position(|member| backup(member));
-    let used = |(position, member): (usize, &Arc<Backend>)| {
-        backup(member) && (rules.all_backups || Some(position) == first)
-    };
-    (Bits::new(members.iter().enumerate().map(used)), false)
-}
-
 /// What the eligible backends before each position weigh together.
 fn before(eligible: &Bits, shares: &[u32]) -> Arc<[u64]> {
     let mut sum = 0;
@@ -365,23 +329,6 @@ fn before(eligible: &Bits, shares: &[u32]) -> Arc<[u64]> {
     });
     before.collect()
 }
-
-/// What a backend weighs after its slow start.
-fn full(member: &Backend) -> u32 {
-    u32::from(member.weight()) * SCALE
-}
-
-/// What a backend weighs now.
-fn share(member: &Backend, ramp: Option<(SlowStart, Instant)>) -> u32 {
-    let full = full(member);
-    let Some(((ramp, now), since)) = ramp.zip(member.recovered()) else { return full };
-    let share = ramp.share(now.saturating_duration_since(since));
-    // Rounded up, as HAProxy does: who is back gets something.
-    ((f64::from(full) * share).ceil() as u32).clamp(1.min(full), full)
-}
-
-/// Parts of a unit of weight, as in HAProxy: slow start needs something between 0 and 1.
-const SCALE: u32 = 16;
 
 #[cfg(test)]
 mod tests;

@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use super::{ClusterError, check_names};
 use crate::backend::MAX_WEIGHT;
-use crate::{Backend, BackendId, State};
+use crate::{Backend, State, Table};
 
 /// What [`Cluster::update`](crate::Cluster::update) is to do: all of it, or, if anything is wrong,
 /// nothing.
 #[derive(Debug)]
 pub struct Change {
-    members: Vec<Arc<Backend>>,
-    replaced: bool,
+    table: Arc<Table>,
+    // Only if they may become others: to copy thousands takes long.
+    members: Option<Vec<Arc<Backend>>>,
     settings: Vec<(Arc<Backend>, Setting)>,
     wrong: Option<ClusterError>,
 }
@@ -24,19 +25,18 @@ enum Setting {
 }
 
 impl Change {
-    pub(super) fn new(members: &[Arc<Backend>]) -> Self {
-        Self { members: members.to_vec(), replaced: false, settings: Vec::new(), wrong: None }
+    pub(super) fn new(table: Arc<Table>) -> Self {
+        Self { table, members: None, settings: Vec::new(), wrong: None }
     }
 
     /// The backends as they would be by now.
     pub fn members(&self) -> &[Arc<Backend>] {
-        &self.members
+        self.members.as_deref().unwrap_or(self.table.members())
     }
 
     /// The backends, to be put into any order, taken out, or exchanged.
     pub fn members_mut(&mut self) -> &mut Vec<Arc<Backend>> {
-        self.replaced = true;
-        &mut self.members
+        self.members.get_or_insert_with(|| self.table.members().to_vec())
     }
 
     /// Adds a backend, at the end.
@@ -71,15 +71,6 @@ impl Change {
         self.set(name, Setting::State(state));
     }
 
-    /// The backend with this number. Wrong if there is none.
-    pub fn by_id(&mut self, id: BackendId) -> Option<Arc<Backend>> {
-        let found = self.members.iter().find(|member| member.id() == id).cloned();
-        if found.is_none() {
-            self.wrong.get_or_insert(ClusterError::UnknownId { id });
-        }
-        found
-    }
-
     /// Gives this backend a share, without a search for it.
     pub(crate) fn set_weight_of(&mut self, backend: &Arc<Backend>, weight: u16) {
         self.settings.push((Arc::clone(backend), Setting::Weight(weight)));
@@ -92,21 +83,25 @@ impl Change {
     }
 
     fn named(&mut self, name: &str) -> Option<Arc<Backend>> {
-        let found = self.members.iter().find(|member| **member.name() == *name).cloned();
+        let found = match &self.members {
+            Some(members) => members.iter().find(|member| **member.name() == *name),
+            None => self.table.position_of_name(name).map(|place| &self.table.members()[place]),
+        };
+        let found = found.cloned();
         if found.is_none() {
             self.wrong.get_or_insert_with(|| ClusterError::UnknownName { name: name.into() });
         }
         found
     }
 
-    /// The members from now on, and whether they may be others. `now` is given where a return from
+    /// The members from now on, if they may be others. `now` is given where a return from
     /// maintenance is followed by a slow start.
     pub(super) fn apply(
         self,
         now: Option<Instant>,
-    ) -> Result<(Vec<Arc<Backend>>, bool), ClusterError> {
+    ) -> Result<Option<Vec<Arc<Backend>>>, ClusterError> {
         self.wrong.map_or(Ok(()), Err)?;
-        check_names(&self.members)?;
+        self.members.as_deref().map_or(Ok(()), check_names)?;
         for (backend, setting) in self.settings {
             match setting {
                 Setting::Weight(weight) => backend.set_weight(weight),
@@ -119,6 +114,6 @@ impl Change {
                 }
             }
         }
-        Ok((self.members, self.replaced))
+        Ok(self.members)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use twox_hash::XxHash3_64;
 
 use super::bound::BalanceFactor;
 use super::index::{Entry, Index, Make};
@@ -151,7 +150,7 @@ struct Taker {
 
 impl Taker {
     fn new(backend: &Entry<'_>, size: usize) -> Self {
-        let again = XxHash3_64::oneshot_with_seed(1, backend.name.as_bytes());
+        let again = nth(backend.seed, 0);
         // The size is prime, so every step but 0 comes to all entries.
         Self { at: onto(backend.seed, size), skip: 1 + onto(again, size - 1), due: 0 }
     }

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use twox_hash::XxHash3_64;
 
 use super::bound::BalanceFactor;
 use super::continuum::Continuum;
 use super::index::{Entry, Make};
-use super::ketama;
+use super::{ketama, nth};
 use super::shared::Core;
 use crate::{Observer, Pick, PickContext, Policy, Prepare, Table};
 
 /// Consistent hashing on a ring: a key goes to the owner of the first point at or after its place.
 ///
 /// Each backend owns a number of points for each unit of its weight; the place of the point `i` is
-/// the low half of XXH3 of the backend's name, with `i` as the seed, and that of a key the low half
+/// the low half of the `i`th output of SplitMix64 seeded with XXH3 of the backend's name, and that of a key the low half
 /// of its hash. The order of preference is that of the points around the ring.
 ///
 /// Karger et al., "Consistent Hashing and Random Trees", STOC 1997.
@@ -135,9 +134,10 @@ impl Make for Points {
                 let halvings = halvings(entries, points);
                 let of = |entry: &Entry<'_>| {
                     let count = (entry.weight * u32::from(points)) >> halvings;
-                    let (name, position) = (entry.name.as_bytes().to_vec(), entry.position);
-                    (0..u64::from(count.max(1)))
-                        .map(move |i| (XxHash3_64::oneshot_with_seed(i, &name) as u32, position))
+                    let (seed, position) = (entry.seed, entry.position);
+                    // Mixed, because XXH3 of short names under small seeds is not: names that differ
+                    // in a letter would share their points.
+                    (0..u64::from(count.max(1))).map(move |i| (nth(seed, i) as u32, position))
                 };
                 Continuum::new(entries.iter().flat_map(of), rank)
             }

@@ -26,6 +26,12 @@ impl Chance {
         mixed(self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA))
     }
 
+    /// Two numbers for the price of one: what takes time is to write what threads share.
+    fn next_two(&self) -> [u64; 2] {
+        let state = self.0.fetch_add(GAMMA.wrapping_mul(2), Ordering::Relaxed);
+        [mixed(state.wrapping_add(GAMMA)), mixed(state.wrapping_add(GAMMA.wrapping_mul(2)))]
+    }
+
     /// Draws, by weight, up to `draws` backends that may be picked, and keeps the one that no other
     /// is `better` than; among equals, the first.
     ///
@@ -33,6 +39,36 @@ impl Chance {
     /// the first that may be picked behind the one drawn last, so that there is an answer whenever
     /// there can be one.
     pub(super) fn choose(
+        &self,
+        table: &Table,
+        context: &PickContext<'_>,
+        draws: u32,
+        better: impl Fn(usize, usize) -> bool,
+    ) -> Option<(usize, Rejected)> {
+        let [one, other] = if draws == 2 { self.next_two() } else { [self.next(); 2] };
+        let first = table.draw(one)?;
+        let second = if draws == 2 { table.draw(other)? } else { first };
+        // Nearly always both may be picked, and there is nothing to be remembered of the way.
+        let at_once = draws <= 2
+            && table.check(first, context).is_ok()
+            && (second == first || table.check(second, context).is_ok());
+        if !at_once {
+            return self.look_around(table, context, draws, better);
+        }
+        let (chosen, loser) = if second != first && better(second, first) {
+            (second, first)
+        } else {
+            (first, second)
+        };
+        let mut rejected = Rejected::default();
+        if loser != chosen {
+            rejected.note_worse(table.members().get(loser)?.id(), super::Why::Busier);
+        }
+        Some((chosen, rejected))
+    }
+
+    #[cold]
+    fn look_around(
         &self,
         table: &Table,
         context: &PickContext<'_>,

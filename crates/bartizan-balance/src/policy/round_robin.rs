@@ -1,7 +1,7 @@
 //! Backends in turn.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::passed::Passed;
 use crate::{Pick, PickContext, Policy, Reason, Table};
@@ -61,6 +61,21 @@ impl RoundRobin {
         }
     }
 
+    /// The next one, which nearly always may be picked.
+    fn in_turn(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick> {
+        let (next, count) = (self.next.load(Ordering::Relaxed), table.members().len());
+        // A division would take as long as all the rest.
+        let start = if next < count { next } else { next.checked_rem(count)? };
+        let same = Ordering::Relaxed;
+        if table.check(start, context).is_ok()
+            && self.next.compare_exchange(next, start + 1, same, same).is_ok()
+        {
+            let backend = Arc::clone(&table.members()[start]);
+            return Some(Pick::new(backend, "roundrobin", Reason::Turn { position: start }));
+        }
+        Self::walk(&self.next, table, context, Passed::default())
+    }
+
     /// The first backend from `cursor` on that may be picked; the next time, from behind it.
     fn walk(
         cursor: &AtomicUsize,
@@ -70,9 +85,7 @@ impl RoundRobin {
     ) -> Option<Pick> {
         let mut next = cursor.load(Ordering::Relaxed);
         loop {
-            let count = table.members().len();
-            // A division would take as long as all the rest.
-            let start = if next < count { next } else { next.checked_rem(count)? };
+            let start = next.checked_rem(table.members().len())?;
             let position = table.eligible_from(start).find(|position| {
                 let checked = table.check(*position, context);
                 checked.map_err(|why| passed.better(table, *position, why)).is_ok()
@@ -89,7 +102,7 @@ impl RoundRobin {
     fn weighed(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick> {
         let mut passed = Passed::default();
         let mut wheel = self.wheel();
-        if !self.wheeling.swap(true, Ordering::Relaxed) {
+        if !self.wheeling.load(Ordering::Relaxed) && !self.wheeling.swap(true, Ordering::Relaxed) {
             wheel.start_from(self.next.load(Ordering::Relaxed));
         }
         wheel.follow(table);
@@ -136,7 +149,7 @@ impl Policy for RoundRobin {
                 if self.wheeling.load(Ordering::Relaxed) {
                     self.leave_wheel(class.weight());
                 }
-                Self::walk(&self.next, table, context, Passed::default())
+                self.in_turn(table, context)
             }
             _ => self.weighed(table, context),
         }
