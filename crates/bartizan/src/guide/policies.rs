@@ -1,28 +1,29 @@
 //! Which policy?
 //!
 //! A [`Policy`] chooses a backend for each request, or for each connection that passes through. If in
-//! doubt, take `LeastConn`: it needs to know nothing of servers and requests, and errs little where
+//! doubt, take [`LeastConn`]: it needs to know nothing of servers and requests, and errs little where
 //! either differ. Take a policy of hashes only where a server has something that others lack, such as
 //! a cache, and stickiness where it has something that must not be lost.
 //!
 //! | policy | takes | when | beware |
 //! | --- | --- | --- | --- |
 //! | [`RoundRobin`] | the next, by weight | servers and requests are alike | sees no load: a slow server gets as much as a fast one |
-//! | `LeastConn` | what has the least in flight, by weight | requests, or tunnels, that last differently long | a server that fails fast looks idle: have it checked |
-//! | `Random` | any, by weight | nothing may be kept between requests | queues form by chance |
-//! | `PowerOfTwo` | the less loaded of two that are drawn | thousands of servers, many balancers | – |
-//! | `First` | the first with a free slot | the fewest servers are to be in use | needs [limits](Limits::max); weights count for nothing |
-//! | `PeakEwma` | the quicker of two that are drawn, by recent latency | servers far apart, or slow at times | latency says little where requests differ by nature |
-//! | `RingHash` | whom the key belongs to, on a ring | caches, with the fewest keys moved when weights change | shares are as even as the ring has points |
-//! | `Maglev` | the same, from a table | caches, with the quickest look-up | moves a few more keys |
-//! | `Rendezvous` | the same, by the highest hash | caches, exact shares, few servers | reads all servers for each pick |
+//! | [`LeastConn`] | what has the least in flight, by weight | requests, or tunnels, that last differently long | a server that fails fast looks idle: have it checked |
+//! | [`Random`] | any, by weight | nothing may be kept between requests | queues form by chance |
+//! | [`PowerOfTwo`] | the less loaded of two that are drawn | thousands of servers, many balancers | – |
+//! | [`First`] | the first with a free slot | the fewest servers are to be in use | needs [limits](Limits::max); weights count for nothing |
+//! | [`PeakEwma`] | the quicker of two that are drawn, by recent latency | servers far apart, or slow at times | latency says little where requests differ by nature |
+//! | [`RingHash`] | whom the key belongs to, on a ring | caches, with the fewest keys moved when weights change | shares are as even as the ring has points |
+//! | [`Maglev`] | the same, from a table | caches, with the quickest look-up | moves a few more keys |
+//! | [`Rendezvous`] | the same, by the highest hash | caches, exact shares, few servers | reads all servers for each pick, unless told to go by a [tree](Rendezvous::tree) |
 //!
 //! `bounded(125)` on a policy of hashes lets no server have more than 125 % of its share in flight: the
 //! keys of one that would are served by the next until it has caught up. It is for keys of which some
 //! are asked for far more often than others, and those are most.
 //!
 //! What a pick costs, by policy and number of backends, is printed by
-//! `cargo bench -p bartizan-benches --bench pick`.
+//! `cargo bench -p bartizan-benches --bench pick` and `--bench hash`. Each [`Pick`] says why it was
+//! made: in traces, and with an `ExplainLayer` in a header of the response.
 //!
 //! # What they do with the same traffic
 //!
@@ -40,7 +41,7 @@
 //! Six scenes: 21 equal servers; servers of speeds and weights 1, 2 and 4; one server five times as slow
 //! as its weight says; servers that break down, which is noticed a second later, and come back with a
 //! slow start; requests of which one in twenty takes 21 times as long as the others; and six balancers
-//! that do not see each other's counts. `First` is not shown: all that it does depends on the limits.
+//! that do not see each other's counts. [`First`] is not shown: all that it does depends on the limits.
 //!
 #![doc = include_str!("charts/latency.svg")]
 //!
@@ -56,7 +57,7 @@
 //! # Weights, roles, states
 //!
 //! A [weight](Backend::with_weight) is a share in relation to the others, from 0 to 256, 1 by default.
-//! Every policy goes by it but `First`. Weight 0 means [`State::Drain`]: nobody new, but those who
+//! Every policy goes by it but [`First`]. Weight 0 means [`State::Drain`]: nobody new, but those who
 //! are pinned still get there.
 //!
 //! ```
@@ -126,7 +127,7 @@
 //! # Stickiness
 //!
 //! A hash is affinity: most clients return to their server, until weights or servers change. Where they
-//! have to return, remember them. A `StickTable` keeps keys and backends for a time, bounded in number,
+//! have to return, remember them. A [`StickTable`] keeps keys and backends for a time, bounded in number,
 //! for TLS that passes through as well as for HTTP; a cookie keeps them at the client, and survives a
 //! restart. Both follow a [`StickyContract`]:
 //!
@@ -134,21 +135,44 @@
 //! | --- | --- | --- |
 //! | is down, gone, or cannot be dialled | [`OnPinnedDown::Repin`]: the policy chooses another, for good | `Fail`: an error, the pin stays; `Wait`: for so long, then another |
 //! | drains, or has weight 0 | [`OnDrain::Honour`]: it is used | `Migrate`: the policy chooses another |
-//! | is full | the request waits for it | – |
+//! | is full | the request waits for it; beyond [`Limits::queue`] it goes to another | – |
+//!
+//! HAProxy's `stick-table type ip size 200k expire 30m` with `stick on src`, for requests or for
+//! connections that pass:
+//!
+//! ```
+//! # use bartizan::prelude::*;
+//! use std::time::Duration;
+//!
+//! use bartizan::balance::{LeastConn, OnDrain, SourceKey, StickTable, StickyContract};
+//!
+//! # fn layer(web: Cluster) {
+//! let table = StickTable::new(204_800, Duration::from_secs(30 * 60));
+//! let contract = StickyContract::new().on_drain(OnDrain::Migrate);
+//! let balance = BalanceLayer::new(web, LeastConn::new())
+//!     .affinity(table.by(SourceKey::new()).contract(contract));
+//! # let _ = balance;
+//! # }
+//! ```
+//!
+//! For a cookie, `bartizan::http::StickyCookieLayer` reads it above the balancer, and the affinity
+//! `ByCookie` follows it; put over a table, the cookie wins over the table, and the
+//! table over the policy. Where requests of one client come at the same moment, before anything is
+//! known of it, they agree on one backend.
 //!
 //! # Names elsewhere
 //!
 //! | HAProxy | nginx | Envoy | here |
 //! | --- | --- | --- | --- |
 //! | `roundrobin`, `static-rr` | the default | `ROUND_ROBIN` | [`RoundRobin`] |
-//! | `leastconn` | `least_conn` | `LEAST_REQUEST`, `FULL_SCAN` | `LeastConn` |
-//! | `random(1)` | `random` | `RANDOM` | `Random` |
-//! | `random` | `random two least_conn` | `LEAST_REQUEST` | `PowerOfTwo` |
-//! | `first` | – | – | `First` |
-//! | – | `least_time` | – | `PeakEwma` |
-//! | `hash-type consistent` | `hash … consistent` | `RING_HASH` | `RingHash` |
-//! | – | – | `MAGLEV` | `Maglev` |
-//! | – (Caddy's `*_hash`, Traefik's `hrw`) | – | – | `Rendezvous` |
+//! | `leastconn` | `least_conn` | `LEAST_REQUEST`, `FULL_SCAN` | [`LeastConn`] |
+//! | `random(1)` | `random` | `RANDOM` | [`Random`] |
+//! | `random` | `random two least_conn` | `LEAST_REQUEST` | [`PowerOfTwo`] |
+//! | `first` | – | – | [`First`] |
+//! | – | `least_time` | – | [`PeakEwma`] |
+//! | `hash-type consistent` | `hash … consistent` | `RING_HASH` | [`RingHash`] |
+//! | – | – | `MAGLEV` | [`Maglev`] |
+//! | – (Caddy's `*_hash`, Traefik's `hrw`) | – | – | [`Rendezvous`] |
 //! | `hash-balance-factor` | – | `hash_balance_factor` | `bounded` |
 //! | `source`, `hdr()`, `uri` | `ip_hash`, `hash` | `hash_policy` | [`HashBy`](crate::balance::HashBy) |
 //! | `weight` | `weight` | `load_balancing_weight` | [`Backend::with_weight`] |
@@ -158,7 +182,7 @@
 //! | `maxconn`, `minconn`, `maxqueue` | `max_conns` | `max_requests` | [`Limits`] |
 //! | `fullconn` | – | – | [`full_load`](crate::balance::ClusterBuilder::full_load) |
 //! | `set server … state` | `drain`, `down` | health status `DRAINING` | [`State`] |
-//! | `stick-table`, `stick on` | `sticky learn` | – | `StickTable` |
+//! | `stick-table`, `stick on` | `sticky learn` | – | [`StickTable`] |
 //! | `cookie … insert` | `sticky cookie` | `stateful_session` | a cookie |
 //! | `option redispatch`, `option persist` | – | `strict` | [`OnPinnedDown`] |
 //!
@@ -167,6 +191,7 @@
 
 #[cfg(doc)]
 use crate::balance::{
-    Backend, Limits, MinHealthy, OnDrain, OnPinnedDown, Policy, Role, RoundRobin, SlowStart, State,
+    Backend, First, LeastConn, Limits, Maglev, MinHealthy, OnDrain, OnPinnedDown, PeakEwma, Pick,
+    Policy, PowerOfTwo, Random, Rendezvous, RingHash, Role, RoundRobin, SlowStart, State, StickTable,
     StickyContract,
 };
