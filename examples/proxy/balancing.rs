@@ -144,9 +144,9 @@ fn cookie(arg: &CookieArg) -> Result<StickyCookie, Box<dyn Error>> {
         None => StickyKeys::random(),
     };
     let mut cookie = match arg.mode {
-        CookieMode::Insert => StickyCookie::insert(&arg.name, keys)?,
-        CookieMode::Rewrite => StickyCookie::rewrite(&arg.name, keys)?,
-        CookieMode::Prefix => StickyCookie::prefix(&arg.name, keys)?,
+        None | Some(CookieMode::Insert) => StickyCookie::insert(&arg.name, keys)?,
+        Some(CookieMode::Rewrite) => StickyCookie::rewrite(&arg.name, keys)?,
+        Some(CookieMode::Prefix) => StickyCookie::prefix(&arg.name, keys)?,
     };
     cookie = cookie
         .indirect(arg.indirect)

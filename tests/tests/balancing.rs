@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bartizan_testkit::HttpBackend;
 use bartizan_tests::{Answer, Client, Http, Proxy, Site, empty, eventually, request_as};
+use tokio::time::Instant;
 
 /// Three backends, and a proxy that gives each of them these options.
 struct Scene {

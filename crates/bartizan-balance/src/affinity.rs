@@ -98,7 +98,9 @@ impl StickyContract {
     }
 }
 
-/// What happens to a client whose backend is down, in maintenance, gone, or cannot be dialled.
+/// What happens to a client whose backend is down, in maintenance, or cannot be dialled.
+///
+/// Whose backend has left the cluster is pinned anew in any case: it does not come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnPinnedDown {
@@ -107,9 +109,12 @@ pub enum OnPinnedDown {
     #[default]
     Repin,
     /// The request fails ([`BalanceError::PinnedDown`](crate::BalanceError::PinnedDown)), and the
-    /// client stays pinned. Envoy does so with `strict`.
+    /// client stays pinned. So it does if too many are in line there already
+    /// ([`BalanceError::QueueFull`](crate::BalanceError::QueueFull)). Envoy does so with `strict`.
     Fail,
-    /// The request waits so long for the backend to come back; then as with `Repin`.
+    /// The request waits so long for the backend to come back; then as with `Repin`. While it is not
+    /// known to be down, it is dialled again and again, and the last
+    /// [retry](crate::BalanceLayer::retries) goes elsewhere, however early.
     Wait(Duration),
 }
 

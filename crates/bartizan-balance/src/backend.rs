@@ -66,8 +66,11 @@ pub enum State {
     Maintenance,
 }
 
-/// How much a backend takes at a time. Requests count until the end of the response's body,
-/// connections until they are closed.
+/// How much a backend takes at a time.
+///
+/// Whoever waits is offered the slots that requests of the same cluster give back: have a backend
+/// with limits in one cluster. Requests count until the end of the response's body, connections
+/// until they are closed.
 ///
 /// | setting | default | HAProxy |
 /// | --- | --- | --- |
@@ -213,7 +216,7 @@ impl Backend {
     /// the cluster may say so, because it has to publish a new table with it.
     pub(crate) fn set_up(&self) -> (bool, bool) {
         let was = self.condition.swap(UP, Ordering::Relaxed);
-        (was != UP, was == DOWN || was == UNFIT)
+        (was != UP, was != UP && was != UNPROVEN)
     }
 
     /// Returns whether that is news. As for [`set_up`](Self::set_up).
@@ -222,6 +225,11 @@ impl Backend {
         match self.condition.load(Ordering::Relaxed) {
             UP => self.condition.store(to, Ordering::Relaxed),
             DOWN if unfit => self.condition.store(to, Ordering::Relaxed),
+            // It has yet to pass a check, and once it does that is a recovery.
+            UNPROVEN => {
+                self.condition.store(UNPROVEN_AGAIN, Ordering::Relaxed);
+                return false;
+            }
             _ => return false,
         }
         true
@@ -240,7 +248,11 @@ impl Backend {
     /// Sets it down until a check that starts from here on says otherwise. Only the cluster may,
     /// with its writers' lock held.
     pub(crate) fn put_on_trial(&self) {
-        self.condition.store(UNPROVEN, Ordering::Relaxed);
+        let to = match self.condition.load(Ordering::Relaxed) {
+            UP | UNPROVEN => UNPROVEN,
+            _ => UNPROVEN_AGAIN,
+        };
+        self.condition.store(to, Ordering::Relaxed);
         // Last, so that whoever sees the new trial does not take it for up.
         self.trial.fetch_add(1, Ordering::Release);
     }
@@ -302,6 +314,9 @@ const UNFIT: u8 = 2;
 
 /// Down until a first check.
 const UNPROVEN: u8 = 3;
+
+/// The same, of one that was seen down.
+const UNPROVEN_AGAIN: u8 = 4;
 
 const DRAIN: u8 = State::Drain as u8;
 

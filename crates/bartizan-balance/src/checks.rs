@@ -222,6 +222,8 @@ impl Watch {
                 (Verdict::Unfit { .. }, _) => Some(Judgement::Unfit),
                 (_, Some(true)) => Some(Judgement::Up),
                 (_, Some(false)) => Some(Judgement::Down),
+                // News to a cluster in which it has not been looked at.
+                (Verdict::Fail { .. }, None) if !health.is_up() => Some(Judgement::Down),
                 (_, None) => None,
             };
             judgement.map(|judgement| self.cluster.judge(&self.backend, self.trial, judgement));

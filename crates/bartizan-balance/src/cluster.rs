@@ -138,9 +138,10 @@ impl Cluster {
             Judgement::Down => backend.set_down(false),
             Judgement::Unfit => backend.set_down(true),
         };
-        if news {
-            let table = self.inner.table.load().refreshed(&self.inner.rules, self.now());
-            self.publish(&writing, table);
+        let table = self.inner.table.load();
+        // Another cluster that shares the backend may have recorded it already, for itself.
+        if news || !table.knows(backend) {
+            self.publish(&writing, table.refreshed(&self.inner.rules, self.now()));
         }
         news
     }

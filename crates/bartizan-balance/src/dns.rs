@@ -124,9 +124,10 @@ impl DnsBackends {
         Self { shortest: interval.max(FLOOR), ..self }
     }
 
-    /// Asks again after this time at the latest, whatever the TTL says; at most a week.
+    /// Asks again after this time at the latest, whatever the TTL says; at least a millisecond, at
+    /// most a week.
     pub fn longest(self, interval: Duration) -> Self {
-        Self { longest: interval.min(CEILING), ..self }
+        Self { longest: interval.clamp(FLOOR, CEILING), ..self }
     }
 
     /// Keeps backends for so long whose name does not exist any more.

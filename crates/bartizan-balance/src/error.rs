@@ -23,7 +23,7 @@ pub enum BalanceError {
     PinnedDown {
         /// The cluster's name.
         cluster: Arc<str>,
-        /// The backend's name; its number, if it has left the cluster.
+        /// The backend's name.
         backend: Arc<str>,
     },
 

@@ -1,6 +1,7 @@
 //! The proof that a pick is in flight.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,12 +78,17 @@ impl Home {
         Some(Lease { backend: Arc::clone(backend), home: Some(Arc::clone(self)), counted })
     }
 
-    /// A lease of a backend that the table does not know, and so without a limit.
-    pub(crate) fn lease_beyond(self: &Arc<Self>, backend: &Arc<Backend>) -> Lease {
-        backend.load.take();
+    /// A lease of a backend that the table does not know, if it has not reached its maximum: what
+    /// the limit is at the moment, only a table tells.
+    pub(crate) fn lease_beyond(self: &Arc<Self>, backend: &Arc<Backend>) -> Option<Lease> {
+        let most = backend.limits().max.and_then(|max| NonZeroUsize::new(max.get() as usize));
+        if !backend.load.try_take(most) {
+            return None;
+        }
         self.more(backend);
         self.started(backend);
-        Lease { backend: Arc::clone(backend), home: Some(Arc::clone(self)), counted: false }
+        let home = Some(Arc::clone(self));
+        Some(Lease { backend: Arc::clone(backend), home, counted: false })
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

@@ -77,7 +77,8 @@ impl<P: Policy + ?Sized> Policy for Box<P> {
     }
 }
 
-/// Is told of what becomes of picks, on whatever thread it happens. Must be quick.
+/// Is told of what becomes of picks, on whatever thread it happens. Must be quick, must not panic, and
+/// must not change the cluster nor take or drop leases: a lock may be held.
 ///
 /// All the leases of a [`Balance`](crate::Balance) are told, also those of pinned clients, whom no
 /// policy has chosen a backend for.

@@ -26,6 +26,8 @@ pub(crate) struct Queue {
     // Those in all lines, and those in the cluster's.
     waiting: AtomicUsize,
     waiting_for_any: AtomicUsize,
+    // Those of the latter who do not take every backend.
+    choosy: AtomicUsize,
     lines: Mutex<Lines>,
 }
 
@@ -59,6 +61,8 @@ pub(crate) enum Joined<T> {
     /// There was a slot in the meantime.
     Served(T),
     Waits(Waiting),
+    /// There is a newer table: to be chosen anew.
+    Outdated,
     /// As many wait as may.
     Full,
 }
@@ -70,6 +74,7 @@ impl Queue {
             load,
             waiting: AtomicUsize::new(0),
             waiting_for_any: AtomicUsize::new(0),
+            choosy: AtomicUsize::new(0),
             lines: Mutex::new(Lines::default()),
         }
     }
@@ -95,17 +100,23 @@ impl Queue {
     ) -> Joined<T> {
         let mut lines = self.lines();
         let _arrival = self.arrive();
+        if is_outdated(home, table) {
+            return Joined::Outdated;
+        }
         // With others in line there was no slot for them a moment ago.
-        if lines.any.is_empty()
-            && let Some(served) = pick()
-        {
+        let is_first = lines.any.is_empty();
+        if is_first && let Some(served) = pick() {
             return Joined::Served(served);
         }
         if lines.any.len() >= self.length {
             return Joined::Full;
         }
         let waiting = self.stand(&mut lines, home, ticket, tried.into(), None);
-        let unwanted = self.serve_more(&mut lines, table);
+        // A policy of affinity wants one backend, and there may be a slot of another.
+        let unwanted = match is_first {
+            true => self.serve_all(&mut lines, table),
+            false => self.serve_more(&mut lines, table),
+        };
         drop(lines);
         drop(unwanted);
         Joined::Waits(waiting)
@@ -121,6 +132,9 @@ impl Queue {
     ) -> Joined<Lease> {
         let mut lines = self.lines();
         let _arrival = self.arrive();
+        if is_outdated(home, table) {
+            return Joined::Outdated;
+        }
         let backend = &table.members()[position];
         let line = lines.own.get(&backend.id()).map_or(0, BTreeMap::len);
         if line == 0
@@ -132,7 +146,8 @@ impl Queue {
             return Joined::Full;
         }
         let waiting = self.stand(&mut lines, home, ticket, [].into(), Some(backend));
-        let unwanted = self.serve_more(&mut lines, table);
+        let mut unwanted = self.serve(&mut lines, table, position);
+        unwanted.extend(self.serve_more(&mut lines, table));
         drop(lines);
         drop(unwanted);
         Joined::Waits(waiting)
@@ -150,22 +165,39 @@ impl Queue {
         }
     }
 
+    /// A slot was taken somewhere: where limits grow with the load, that may be what makes another.
+    pub(crate) fn grown(&self, table: &Table) {
+        if self.load.counts() && self.waiting.load(Ordering::SeqCst) > 0 {
+            let unwanted = self.serve_all(&mut self.lines(), table);
+            // Not before the lock is given back.
+            drop(unwanted);
+        }
+    }
+
     /// Serves whom it can after a change of the table, and sends those to choose anew whose backend
-    /// is not eligible any more.
+    /// is not eligible any more, or who have tried all that are.
     pub(crate) fn reconsider(&self, table: &Table) {
+        // After the table was published: who arrives sees that table, or is seen here.
+        fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut lines = self.lines();
-        let unwanted = self.serve_all(&mut lines, table);
         let stays = |id: &BackendId| table.position(*id).is_some_and(|p| table.is_eligible(p));
         let leave: Vec<_> = lines.own.keys().copied().filter(|id| !stays(id)).collect();
         for id in leave {
             lines.own.remove(&id).into_iter().flatten().for_each(|(_, waiter)| self.left(&waiter));
         }
-        if table.eligible_count() == 0 {
-            std::mem::take(&mut lines.any).values().for_each(|waiter| self.left(waiter));
+        let wants = |waiter: &Waiter, position: usize| {
+            table.members().get(position).is_some_and(|m| !waiter.tried.contains(&m.id()))
+        };
+        let waits_for_nobody = |waiter: &Waiter| !table.eligible_from(0).any(|p| wants(waiter, p));
+        let leave: Vec<_> =
+            lines.any.iter().filter(|(_, w)| waits_for_nobody(w)).map(|(t, _)| *t).collect();
+        for ticket in leave {
+            lines.any.remove(&ticket).iter().for_each(|waiter| self.left(waiter));
         }
+        let unwanted = self.serve_all(&mut lines, table);
         drop(lines);
         drop(unwanted);
     }
@@ -191,13 +223,18 @@ impl Queue {
     }
 
     fn serve_all(&self, lines: &mut Lines, table: &Table) -> Vec<Lease> {
-        let free = table.eligible_from(0).filter(|position| table.has_room(*position));
+        // Who is pinned to a backend that drains waits for it as well.
+        let others = lines.own.keys().filter_map(|id| table.position(*id));
+        let others: Vec<_> = others.filter(|position| !table.is_eligible(*position)).collect();
+        let free = table.eligible_from(0).chain(others).filter(|p| table.has_room(*p));
         free.flat_map(|position| self.serve(lines, table, position)).collect()
     }
 
-    /// Where limits grow with the load, one more in line may be what makes a slot.
+    /// Where limits grow with the load, one more in line may be what makes a slot. And where some in
+    /// line do not take every backend, there may be a slot that only those behind them want.
     fn serve_more(&self, lines: &mut Lines, table: &Table) -> Vec<Lease> {
-        if self.load.counts() { self.serve_all(lines, table) } else { Vec::new() }
+        let may_be_free = self.load.counts() || self.choosy.load(Ordering::Relaxed) > 0;
+        if may_be_free { self.serve_all(lines, table) } else { Vec::new() }
     }
 
     fn stand(
@@ -220,6 +257,7 @@ impl Queue {
         match backend {
             None => {
                 self.waiting_for_any.fetch_add(1, Ordering::Relaxed);
+                self.choosy.fetch_add(usize::from(!waiter.tried.is_empty()), Ordering::Relaxed);
                 lines.any.insert(ticket, waiter);
             }
             Some(backend) => {
@@ -240,6 +278,7 @@ impl Queue {
         match &waiter.backend {
             None => {
                 self.waiting_for_any.fetch_sub(1, Ordering::Relaxed);
+                self.choosy.fetch_sub(usize::from(!waiter.tried.is_empty()), Ordering::Relaxed);
             }
             Some(backend) => {
                 backend.load.dequeued();
@@ -259,6 +298,11 @@ impl Queue {
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether another table was published, which those who were in line then were served by.
+fn is_outdated(home: &Home, table: &Table) -> bool {
+    home.cluster().table().version() != table.version()
 }
 
 struct Arrival<'a>(&'a AtomicUsize);
@@ -323,5 +367,28 @@ impl Drop for Waiting {
         };
         drop(lines);
         waiter.iter().for_each(|waiter| queue.left(waiter));
+    }
+}
+
+#[cfg(test)]
+impl Queue {
+    /// Who has a free slot that somebody in line would take.
+    pub(crate) fn stalled(&self, table: &Table) -> Option<usize> {
+        let lines = self.lines();
+        let wanted = |p: &usize| {
+            table.has_room(*p)
+                && lines.next_for(table.members()[*p].id(), table.is_eligible(*p)).is_some()
+        };
+        (0..table.members().len()).find(wanted)
+    }
+
+    pub(crate) fn counts(&self) -> [usize; 4] {
+        let lines = self.lines();
+        [
+            self.waiting.load(Ordering::SeqCst),
+            self.waiting_for_any.load(Ordering::SeqCst),
+            self.choosy.load(Ordering::SeqCst),
+            lines.any.len() + lines.own.len(),
+        ]
     }
 }

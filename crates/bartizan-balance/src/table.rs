@@ -33,6 +33,8 @@ pub struct Table {
     eligible: Bits,
     // What a pinned client may go to, eligible or not: what is up and not in maintenance.
     standing: Bits,
+    // What was up when this was made.
+    up: Bits,
     // Weights as they count now, in sixteenths: less than configured during slow start.
     shares: Arc<[u32]>,
     // What the eligible ones before each weigh together.
@@ -81,6 +83,7 @@ impl Table {
             weights: [].into(),
             eligible: Bits::new([].into_iter()),
             standing: Bits::new([].into_iter()),
+            up: Bits::new([].into_iter()),
             shares: [].into(),
             before: [].into(),
             classes: Classes::new(&Bits::new([].into_iter()), &[]),
@@ -125,6 +128,7 @@ impl Table {
             weights: others.unwrap_or_else(|| Arc::clone(&self.weights)),
             eligible,
             standing: facts.standing(panic),
+            up: facts.up(),
             shares,
             before,
             classes,
@@ -187,6 +191,11 @@ impl Table {
     /// The shares of all members, for what compares two tables.
     pub(crate) fn shares(&self) -> &[u32] {
         &self.shares
+    }
+
+    /// Whether it has taken up whether this backend is up.
+    pub(crate) fn knows(&self, backend: &Backend) -> bool {
+        self.position(backend.id()).is_none_or(|p| self.up.get(p) == backend.is_up())
     }
 
     /// Whether the backend at this position may be picked; `false` past the end.

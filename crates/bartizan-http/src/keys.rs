@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
 use bartizan_balance::{Key, KeyOf};
-use http::header::{COOKIE, HeaderName};
+use http::header::{COOKIE, HOST, HeaderName};
 use http::{HeaderMap, Request};
 
 /// The first value of a header field, as HAProxy's `hdr(…)`: of a list, what is before the first comma
 /// that is not in quotes, without spaces around it. No key if that is empty.
+///
+/// `Host` is the authority of the target where a request has no such field, as with HTTP/2.
 ///
 /// Who sends the request chooses the value; see to it that a layer below has set what must be relied
 /// on.
@@ -33,7 +35,13 @@ impl HeaderKey {
 
 impl<B> KeyOf<Request<B>> for HeaderKey {
     fn key<'r>(&self, request: &'r Request<B>) -> Option<Key<'r>> {
-        let line = request.headers().get(&self.name)?.as_bytes();
+        let line = match request.headers().get(&self.name) {
+            Some(line) => line.as_bytes(),
+            // Clients of HTTP/2 send `:authority` instead (RFC 9113, 8.3.1), which HAProxy shows as
+            // `Host`.
+            None if self.name == HOST => request.uri().authority()?.as_str().as_bytes(),
+            None => return None,
+        };
         let value = if self.whole { line } else { first_value(line) };
         some(value.trim_ascii())
     }
@@ -212,6 +220,9 @@ mod tests {
         let whole = HeaderKey::new(USER_AGENT).whole();
         assert_eq!(key(&whole, &agent).as_deref(), Some("Browser (like others, but not one)"));
         assert_eq!(key(&HeaderKey::new(HOST), &agent), None);
+        let http2 = to("https://web.example:8443/a");
+        assert_eq!(key(&HeaderKey::new(HOST), &http2).as_deref(), Some("web.example:8443"));
+        assert_eq!(key(&HeaderKey::new(USER_AGENT), &http2), None);
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(crate) enum StickyBy {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct CookieArg {
     pub(crate) name: String,
-    pub(crate) mode: CookieMode,
+    pub(crate) mode: Option<CookieMode>,
     pub(crate) indirect: bool,
     pub(crate) nocache: bool,
     pub(crate) postonly: bool,
@@ -127,9 +127,8 @@ pub(crate) struct CookieArg {
     pub(crate) key: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CookieMode {
-    #[default]
     Insert,
     Rewrite,
     Prefix,
@@ -192,8 +191,9 @@ fn hash_key(text: &str) -> Result<HashKeyArg, String> {
         ("header", name) => {
             HashKeyArg::Header(name.parse().map_err(|_| format!("`{name}` is no header's name"))?)
         }
-        ("cookie", name) => HashKeyArg::Cookie(name.to_owned()),
-        ("query", name) => HashKeyArg::Query(name.to_owned()),
+        ("cookie", name) if is_token(name) => HashKeyArg::Cookie(name.to_owned()),
+        ("query", name) if !name.contains(['=', '&', ' ']) => HashKeyArg::Query(name.to_owned()),
+        ("cookie" | "query", name) => return Err(format!("no {kind} can be called `{name}`")),
         _ => return Err("a key is source, sni, uri, header:NAME, cookie:NAME or query:NAME".into()),
     })
 }
@@ -226,13 +226,16 @@ fn sticky(text: &str) -> Result<StickyArg, String> {
             },
         }
     }
+    if let StickyBy::Cookie(cookie) = &arg.by {
+        cookie.check()?;
+    }
     Ok(arg)
 }
 
 fn table_option(size: &mut usize, expire: &mut Duration, option: &str) -> Result<(), String> {
     match option.split_once('=') {
         Some(("size", text)) => *size = values::size(text)?,
-        Some(("expire", text)) => *expire = values::duration(text)?,
+        Some(("expire", text)) => *expire = expiry(text)?,
         Some(("store", _)) => return Err(values::unbuilt("a shared store")),
         _ => return Err(format!("`{option}` is no option of `source`")),
     }
@@ -242,9 +245,9 @@ fn table_option(size: &mut usize, expire: &mut Duration, option: &str) -> Result
 impl CookieArg {
     fn option(&mut self, option: &str) -> Result<(), String> {
         match option.split_once('=').unwrap_or((option, "")) {
-            ("insert", "") => self.mode = CookieMode::Insert,
-            ("rewrite", "") => self.mode = CookieMode::Rewrite,
-            ("prefix", "") => self.mode = CookieMode::Prefix,
+            ("insert", "") => self.set(CookieMode::Insert)?,
+            ("rewrite", "") => self.set(CookieMode::Rewrite)?,
+            ("prefix", "") => self.set(CookieMode::Prefix)?,
             ("indirect", "") => self.indirect = true,
             ("nocache", "") => self.nocache = true,
             ("postonly", "") => self.postonly = true,
@@ -253,8 +256,8 @@ impl CookieArg {
             ("secure", "") => self.insecure = false,
             ("script", "") => self.script = true,
             ("insecure", "") => self.insecure = true,
-            ("maxidle", text) => self.max_idle = Some(values::duration(text)?),
-            ("maxlife", text) => self.max_life = Some(values::duration(text)?),
+            ("maxidle", text) => self.max_idle = Some(lifetime(text)?),
+            ("maxlife", text) => self.max_life = Some(lifetime(text)?),
             ("domain", "") | ("key", "") => return Err(format!("`{option}` is empty")),
             ("domain", domain) => self.domain = Some(domain.to_owned()),
             ("key", path) => self.key = Some(path.into()),
@@ -266,6 +269,64 @@ impl CookieArg {
             _ => return Err(format!("`{option}` is no option of a cookie")),
         }
         Ok(())
+    }
+
+    fn set(&mut self, mode: CookieMode) -> Result<(), String> {
+        match self.mode.replace(mode) {
+            Some(other) if other != mode => {
+                Err("of insert, rewrite and prefix a cookie has one".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds options that would have no effect, or not the one they are for: with rewrite and prefix
+    /// it is the backend that sets the cookie.
+    fn check(&self) -> Result<(), String> {
+        if self.insecure && self.same_site == Some(SameSiteArg::None) {
+            return Err("browsers refuse a cookie that is samesite=none and insecure".to_owned());
+        }
+        if matches!(self.mode, None | Some(CookieMode::Insert)) {
+            return Ok(());
+        }
+        let rewrites = self.mode == Some(CookieMode::Rewrite);
+        // HAProxy refuses the first two as well, and ignores the others.
+        let needless = [
+            ("indirect", self.indirect && rewrites),
+            ("preserve", self.preserve && !self.indirect),
+            ("nocache", self.nocache),
+            ("postonly", self.postonly),
+            ("insecure", self.insecure),
+            ("script", self.script),
+            ("maxidle", self.max_idle.is_some()),
+            ("maxlife", self.max_life.is_some()),
+            ("domain", self.domain.is_some()),
+            ("samesite", self.same_site.is_some()),
+        ];
+        match needless.iter().find(|(_, given)| *given) {
+            Some((option, _)) => {
+                Err(format!("`{option}` goes with insert, where the proxy sets the cookie"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The dates in cookies are whole seconds, and none is no limit.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let limit = values::duration(text)?;
+    match limit.as_secs() {
+        0 => Err("a cookie lives for a second or more".to_owned()),
+        _ => Ok(limit),
+    }
+}
+
+/// HAProxy takes 0 for never; here it would forget everybody at once.
+fn expiry(text: &str) -> Result<Duration, String> {
+    let expire = values::duration(text)?;
+    match expire.is_zero() {
+        true => Err("with `expire` of 0 nobody is kept".to_owned()),
+        false => Ok(expire),
     }
 }
 

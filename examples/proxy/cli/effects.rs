@@ -2,7 +2,7 @@
 
 use bartizan::balance::Limits;
 
-use super::{AuthMode, BackendArg, BalancingArgs, Check, Cli, Mode, StickyBy};
+use super::{AuthMode, BackendArg, BalancingArgs, Check, Cli, Mode, Place, StickyBy};
 
 /// Finds flags that contradict each other, that others need, or that would have no effect.
 pub(super) fn check(cli: &Cli) -> Result<(), String> {
@@ -95,13 +95,28 @@ fn check_balancing(cli: &Cli) -> Result<(), String> {
     if !slowstart.is_zero() && cli.check == Check::None {
         return Err("--slowstart needs --check: nothing is known to recover without".to_owned());
     }
+    check_backends(cli)?;
     let limited = |backend: &BackendArg| backend.limits.is_limited();
     if queue.is_some() && !cli.backend.iter().any(limited) {
         return Err("--queue has no effect: no backend has a maxconn".to_owned());
     }
+    Ok(())
+}
+
+/// Finds limits without what they need, and names that are followed twice.
+fn check_backends(cli: &Cli) -> Result<(), String> {
+    let limited = |backend: &BackendArg| backend.limits.is_limited();
     let needless = |backend: &&BackendArg| backend.limits != Limits::none() && !limited(backend);
     if let Some(backend) = cli.backend.iter().find(needless) {
         return Err(format!("minconn and maxqueue of {} need a maxconn", backend.name));
     }
-    Ok(())
+    let followed = cli.backend.iter().filter_map(|backend| match &backend.place {
+        Place::Followed { name, port } => Some((name, port)),
+        Place::Fixed(_) => None,
+    });
+    let mut seen = std::collections::HashSet::new();
+    match followed.into_iter().find(|place| !seen.insert(*place)) {
+        Some((name, port)) => Err(format!("dns:{name}:{port} is followed twice")),
+        None => Ok(()),
+    }
 }

@@ -18,6 +18,11 @@ pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
         return Err("the name before `=` is empty".to_owned());
     }
     let place = match address.strip_prefix("dns:") {
+        Some(_) if name != server => {
+            return Err(format!(
+                "`{name}=` has no effect: what DNS says is called by the name that was asked for"
+            ));
+        }
         Some(followed) => followed_name(followed)?,
         None => Place::Fixed(address.to_owned()),
     };

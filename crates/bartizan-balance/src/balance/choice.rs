@@ -6,7 +6,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
-use super::work::{Next, Watch, Work};
+use super::work::{InLine, Next, Watch, Work};
 use crate::queue::{Joined, Waiting};
 use crate::{
     Affinity, BalanceError, Lease, OnDrain, OnPinnedDown, Pick, PickContext, Pin, Policy, Reason,
@@ -52,17 +52,18 @@ where
         pin: Pin,
         now: Instant,
     ) -> Result<Option<Next>, BalanceError> {
-        let position = table.position(pin.backend);
-        let standing = position.map_or(Standing::Out, |position| table.standing(position));
+        // Who has left for good comes back to nobody.
+        let Some(position) = table.position(pin.backend) else { return Ok(None) };
+        let standing = table.standing(position);
         let has_failed = self.tried.contains(&pin.backend);
-        match (standing, position) {
-            (Standing::Draining, _) if pin.contract.on_drain == OnDrain::Migrate => Ok(None),
-            (Standing::Serving | Standing::Draining, Some(position)) if !has_failed => {
+        match standing {
+            Standing::Draining if pin.contract.on_drain == OnDrain::Migrate => Ok(None),
+            Standing::Serving | Standing::Draining if !has_failed => {
                 let backend = Arc::clone(&table.members()[position]);
                 let pick = Pick::new(backend, pin.by, Reason::Pinned);
                 self.occupy(shared, table, pick).map(Some)
             }
-            (standing, position) => {
+            standing => {
                 let until = match pin.contract.on_down {
                     OnPinnedDown::Repin => return Ok(None),
                     OnPinnedDown::Fail => None,
@@ -74,13 +75,16 @@ where
                     return Ok(None);
                 }
                 if standing != Standing::Out {
+                    // Or all tries would be spent before it is allowed to go elsewhere.
+                    if until.is_some() && self.tries >= shared.layer.retries {
+                        return Ok(None);
+                    }
                     // It could not be dialled a moment ago: nobody else will do.
                     self.tried.retain(|id| *id != pin.backend);
                     return Ok(Some(self.pause()));
                 }
                 let Some(until) = until else {
-                    let name = position.map(|position| table.members()[position].name().clone());
-                    let backend = name.unwrap_or_else(|| pin.backend.to_string().into());
+                    let backend = Arc::clone(table.members()[position].name());
                     let cluster = Arc::clone(shared.layer.cluster.name());
                     return Err(self.refused(BalanceError::PinnedDown { cluster, backend }));
                 };
@@ -127,10 +131,14 @@ where
         }
         // A policy with an index may be ahead of the table by a moment.
         let Some(position) = table.position(pick.backend.id()) else {
-            let lease = shared.home.lease_beyond(&pick.backend);
-            return Ok(self.dial(table, pick, lease));
+            return match shared.home.lease_beyond(&pick.backend) {
+                Some(lease) => Ok(self.dial(table, pick, lease)),
+                None => self.line_up(shared, table),
+            };
         };
-        match shared.home.lease(table, position) {
+        // Who is in line for this very backend came first.
+        let free = !(affine && pick.backend.queued() > 0);
+        match free.then(|| shared.home.lease(table, position)).flatten() {
             Some(lease) => Ok(self.dial(table, pick, lease)),
             None if affine => self.line_up_at(shared, table, position, pick),
             None => self.line_up(shared, table),
@@ -145,6 +153,7 @@ where
         self.tries += 1;
         self.pick = Some(pick);
         self.lease = Some(lease);
+        self.shared.layer.cluster.queue().grown(table);
         Next::Dial
     }
 
@@ -171,7 +180,7 @@ where
 
     /// Waits for a slot of any backend.
     fn line_up(&mut self, shared: &Shared<P, A>, table: &Table) -> Result<Next, BalanceError> {
-        let ticket = self.queue.and_then(|(_, ticket)| ticket);
+        let ticket = self.queue.map(|queued| queued.ticket);
         // A lease must not be dropped in here: that takes the lock which is held.
         let again = || {
             let pick = shared.layer.policy.pick(table, &self.context())?;
@@ -182,6 +191,7 @@ where
         match queue.join_any(&shared.home, table, &self.tried, ticket, again) {
             Joined::Served((pick, lease)) => self.agree_to(shared, table, pick, lease),
             Joined::Waits(waiting) => Ok(self.wait(shared, waiting)),
+            Joined::Outdated => Ok(Next::Pick),
             Joined::Full => {
                 let cluster = Arc::clone(shared.layer.cluster.name());
                 Err(self.refused(BalanceError::QueueFull { cluster }))
@@ -197,13 +207,20 @@ where
         position: usize,
         pick: Pick,
     ) -> Result<Next, BalanceError> {
-        let ticket = self.queue.and_then(|(_, ticket)| ticket);
+        let ticket = self.queue.map(|queued| queued.ticket);
         let queue = shared.layer.cluster.queue();
         match queue.join_own(&shared.home, table, position, ticket) {
             Joined::Served(lease) => Ok(self.dial(table, pick, lease)),
             Joined::Waits(waiting) => {
                 self.pick = Some(pick);
                 Ok(self.wait(shared, waiting))
+            }
+            Joined::Outdated => Ok(Next::Pick),
+            Joined::Full
+                if self.pin.is_some_and(|pin| pin.contract.on_down == OnPinnedDown::Fail) =>
+            {
+                let cluster = Arc::clone(shared.layer.cluster.name());
+                Err(self.refused(BalanceError::QueueFull { cluster }))
             }
             Joined::Full => {
                 // As HAProxy does beyond `maxqueue`: another one, at the price of persistence.
@@ -218,10 +235,9 @@ where
 
     fn wait(&mut self, shared: &Shared<P, A>, waiting: Waiting) -> Next {
         let now = Instant::now();
-        let first = || (later(now, shared.layer.queue_timeout), None);
-        let (deadline, ticket) = self.queue.get_or_insert_with(first);
-        *ticket = Some(waiting.ticket());
-        Next::Queue(Box::pin(timeout_at(*deadline, waiting)))
+        let left = self.queue.map_or(shared.layer.queue_timeout, |queued| queued.left);
+        self.queue = Some(InLine { since: now, left, ticket: waiting.ticket() });
+        Next::Queue(Box::pin(timeout_at(later(now, left), waiting)))
     }
 
     /// What came of waiting in line.
@@ -231,6 +247,9 @@ where
     ) -> Result<Next, BalanceError> {
         let shared = Arc::clone(&self.shared);
         let expected = self.pick.take();
+        if let Some(queued) = &mut self.queue {
+            queued.left = queued.left.saturating_sub(queued.since.elapsed());
+        }
         match granted {
             Ok(Some(lease)) => {
                 let table = shared.layer.cluster.table();

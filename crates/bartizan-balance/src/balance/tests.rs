@@ -554,4 +554,6 @@ async fn what_was_dialled_is_kept_until_the_answer_is_there() {
     assert_eq!(watch.strong_count(), 3);
 }
 
+mod churn;
 mod queue;
+mod stalls;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin as Pinned;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bartizan_net::BoxError;
 use tokio::time::{Sleep, Timeout, sleep};
@@ -33,10 +33,18 @@ pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
     pub(super) overflowed: bool,
     pub(super) tries: u32,
     failed: Option<Failed>,
-    // Until when it waits for a slot, and its place in line, once it has had to.
-    pub(super) queue: Option<(tokio::time::Instant, Option<Ticket>)>,
+    // Once it has had to wait for a slot.
+    pub(super) queue: Option<InLine>,
     // Until when it waits for the client's backend, once it has had to.
     pub(super) patience: Option<tokio::time::Instant>,
+}
+
+/// A place in line. What is not spent of the time to wait is left for the next time.
+#[derive(Clone, Copy)]
+pub(super) struct InLine {
+    pub(super) since: tokio::time::Instant,
+    pub(super) left: Duration,
+    pub(super) ticket: Ticket,
 }
 
 /// The failure to report if nothing helps: the last one, or the one after which a backend had the

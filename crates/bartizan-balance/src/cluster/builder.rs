@@ -69,8 +69,9 @@ impl ClusterBuilder {
         self
     }
 
-    /// Uses all active backends, well or not, while fewer than this are well. Those that have not
-    /// been checked yet and have to be, and those that are not who they should be, stay out.
+    /// Uses all active backends, well or not, while fewer than this are well, unless none is and a
+    /// backup is. Those that have to pass a check first and have not yet, and those that are not who
+    /// they should be, stay out.
     pub fn panic_below(mut self, rule: MinHealthy) -> Self {
         self.rules.panic_below = Some(rule);
         self

@@ -54,6 +54,11 @@ impl Follow {
         }
     }
 
+    /// When to ask again at the latest.
+    pub(super) fn longest(&self) -> Duration {
+        self.rules.longest
+    }
+
     /// The service to ask for, if it is one.
     pub(super) fn service(&self) -> Option<Arc<str>> {
         self.settings.port.is_none().then(|| Arc::clone(&self.settings.name))

@@ -22,7 +22,7 @@ pub trait Resolve: Send + Sync + 'static {
 pub type ResolveFuture<T> = Pin<Box<dyn Future<Output = Result<Found<T>, ResolveError>> + Send>>;
 
 /// A kind of address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Family {
     /// IPv4, A records.

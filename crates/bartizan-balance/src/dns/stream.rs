@@ -1,6 +1,6 @@
 //! Asking, waiting, and asking again.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 use tokio::time::{Sleep, sleep, timeout};
 use tower::discover::Change;
 
 use super::reconcile::Follow;
-use super::{Family, Found, Resolve, ResolveError, ResolveFuture};
+use super::{Family, Found, Resolve, ResolveError, ResolveFuture, SrvRecord};
 use crate::Backend;
 
 /// The backends of [`DnsBackends`](super::DnsBackends) as they come and go.
@@ -102,9 +103,10 @@ impl<R: Resolve> Stream for DnsDiscover<R> {
 
 /// Asks for all that has to be known.
 async fn turn<R: Resolve>(mut follow: Box<Follow>, resolver: Arc<R>) -> Turn {
-    let mut again = Duration::MAX;
+    // Also if there is nothing to ask for, as where there may be no backends.
+    let mut again = follow.longest();
     if let Some(service) = follow.service() {
-        let answer = bounded(resolver.services(&service)).await;
+        let answer = services(&resolver, service).await;
         again = again.min(follow.learn_services(answer, now()));
     }
     let hosts = follow.hosts();
@@ -121,16 +123,41 @@ async fn turn<R: Resolve>(mut follow: Box<Follow>, resolver: Arc<R>) -> Turn {
         }
     };
     (0..AT_ONCE).for_each(|_| ask(&mut asked));
-    while let Some(answered) = asked.join_next().await {
+    let mut open: HashSet<_> = hosts.iter().flat_map(both).collect();
+    let mut has_found = false;
+    // Whom one question answers is not to wait for another that hangs.
+    while let Ok(Some(answered)) = stalls(has_found, asked.join_next()).await {
         ask(&mut asked);
         // A resolver of somebody's own that panics has not answered.
         let Ok((host, family, answer)): Result<Answered, _> = answered else {
             again = again.min(AFTER_PANIC);
             continue;
         };
+        has_found |= answer.is_ok();
+        open.remove(&(Arc::clone(&host), family));
         again = again.min(follow.learn_addresses(&host, family, answer, now()));
     }
+    for (host, family) in open {
+        let late = ResolveError::Failed(format!("not within {STALL:?} after others").into());
+        again = again.min(follow.learn_addresses(&host, family, Err(late), now()));
+    }
     (follow, again)
+}
+
+/// Waits for the next answer; not for long, if there is something to be made known.
+async fn stalls<F: Future>(has_found: bool, next: F) -> Result<F::Output, Elapsed> {
+    timeout(if has_found { STALL } else { FOREVER }, next).await
+}
+
+/// In a task of its own, as questions for addresses are: a resolver of somebody's own may panic.
+async fn services<R: Resolve>(
+    resolver: &Arc<R>,
+    service: Arc<str>,
+) -> Result<Found<SrvRecord>, ResolveError> {
+    let (resolver, mut asked) = (Arc::clone(resolver), JoinSet::new());
+    asked.spawn(async move { bounded(resolver.services(&service)).await });
+    let panicked = || Err(ResolveError::Failed("the resolver panicked".into()));
+    asked.join_next().await.and_then(Result::ok).unwrap_or_else(panicked)
 }
 
 type Answered = (Arc<str>, Family, Result<Found<IpAddr>, ResolveError>);
@@ -149,5 +176,11 @@ const AT_ONCE: usize = 16;
 
 /// Longer than a resolver takes that tries several servers several times.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Families of one name are asked for at the same moment, and servers that know one know the other.
+const STALL: Duration = Duration::from_secs(2);
+
+/// Each question has a deadline of its own.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 const AFTER_PANIC: Duration = Duration::from_secs(30);

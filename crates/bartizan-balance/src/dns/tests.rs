@@ -447,3 +447,83 @@ fn the_system_s_resolvers_can_be_read_and_named() {
 
 /// Where nothing says for how long a name is missing.
 const MISSING: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn nobody_may_be_a_backend_without_a_panic() {
+    let script = Script::of([found(&["192.0.2.1"], 10), found(&["192.0.2.1"], 10)]);
+    let web = Cluster::builder("web").build().unwrap();
+    let dns = DnsBackends::a("web.internal", 80).max_backends(0);
+    let mut discover = dns.discover(Arc::clone(&script)).unwrap();
+    let next = std::future::poll_fn(|cx| {
+        futures_core::Stream::poll_next(std::pin::Pin::new(&mut discover), cx)
+    });
+    assert!(timeout(secs(60), next).await.is_err());
+    assert!(names(&web).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longest_pause_of_nothing_floods_nobody() {
+    let answers = std::array::from_fn::<_, 64, _>(|_| found(&["192.0.2.1"], 10));
+    let script = Script::of(answers);
+    let web = Cluster::builder("web").build().unwrap();
+    let dns = DnsBackends::a("web.internal", 80).longest(Duration::ZERO);
+    let start = Clock::now();
+    let _following = web.follow(dns.discover(Arc::clone(&script)).unwrap());
+    timeout(secs(5), async {
+        while script.asked().len() < 64 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(60), "{:?}", start.elapsed());
+}
+
+/// Panics the first time, as a resolver of somebody's own may.
+#[derive(Default)]
+struct Panics(std::sync::atomic::AtomicU32);
+
+impl Resolve for Panics {
+    fn addresses(&self, _: &Arc<str>, _: Family) -> ResolveFuture<IpAddr> {
+        Box::pin(async { found(&["192.0.2.1"], 10) })
+    }
+
+    fn services(&self, _: &Arc<str>) -> ResolveFuture<SrvRecord> {
+        let times = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        assert!(times > 0, "the first time");
+        Box::pin(async { services([(1, 1, 8080, "web.internal")]) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_panics_over_services_is_asked_again() {
+    let web = Cluster::builder("web").build().unwrap();
+    let dns = DnsBackends::srv("_s._tcp.internal");
+    let _following = web.follow(dns.discover(Panics::default()).unwrap());
+    pass(secs(120)).await;
+    assert_eq!(names(&web), ["_s._tcp.internal/192.0.2.1:8080"]);
+}
+
+/// Answers for IPv4 at once, and never for IPv6, as servers do that drop what they do not know.
+struct HalfDeaf;
+
+impl Resolve for HalfDeaf {
+    fn addresses(&self, _: &Arc<str>, family: Family) -> ResolveFuture<IpAddr> {
+        match family {
+            Family::V4 => Box::pin(async { found(&["192.0.2.1"], 10) }),
+            Family::V6 => Box::pin(std::future::pending()),
+        }
+    }
+
+    fn services(&self, _: &Arc<str>) -> ResolveFuture<SrvRecord> {
+        panic!("a resolver of somebody's own")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_family_that_hangs_does_not_hold_up_the_other() {
+    let web = Cluster::builder("web").build().unwrap();
+    let _following = web.follow(DnsBackends::a("web.internal", 80).discover(HalfDeaf).unwrap());
+    pass(secs(3)).await;
+    assert_eq!(names(&web), ["web.internal/192.0.2.1:80"]);
+}

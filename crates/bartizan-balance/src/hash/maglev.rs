@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use super::bound::BalanceFactor;
 use super::index::{Entry, Index, Make};
 use super::shared::Core;

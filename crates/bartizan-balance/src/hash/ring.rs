@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-
 use super::bound::BalanceFactor;
 use super::continuum::Continuum;
 use super::index::{Entry, Make};
-use super::{ketama, nth};
 use super::shared::Core;
+use super::{ketama, nth};
 use crate::{Observer, Pick, PickContext, Policy, Prepare, Table};
 
 /// Consistent hashing on a ring: a key goes to the owner of the first point at or after its place.

@@ -104,9 +104,9 @@ fn the_same_names_and_weights_map_alike_everywhere() {
 #[test]
 fn short_names_that_hardly_differ_share_as_evenly_as_others() {
     for names in [["a", "b", "c", "d"], ["b1", "b2", "b3", "b4"], ["b11", "b12", "b13", "b14"]] {
-        let web = names.iter().fold(Cluster::builder("web"), |web, name| {
-            web.backend(name, "127.0.0.1:1")
-        });
+        let web = names
+            .iter()
+            .fold(Cluster::builder("web"), |web, name| web.backend(name, "127.0.0.1:1"));
         let web = web.build().unwrap();
         for (name, policy) in policies() {
             let keys = mapping(&policy, &web, 4_000);

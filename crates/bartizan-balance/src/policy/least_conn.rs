@@ -27,7 +27,9 @@ mod tree;
 /// its lease exists, so those who pick at once choose differently. The leases of a
 /// [`Balance`](crate::Balance) keep the index right; who picks without one has to tell the
 /// [`observer`](Policy::observer). What others do to the backends, such as another cluster that
-/// shares them, is noticed when a backend seems to be the least busy. One policy serves one cluster.
+/// shares them, is noticed when a backend seems to be the least busy. What these give back is not: a
+/// backend that they had made busy or full is passed over until something of this cluster begins or
+/// ends there, or nobody else has room. One policy serves one cluster.
 ///
 /// Cost: a pick and each end of a lease take as many steps as the number of backends has binary
 /// digits. A change of eligibility is taken up by the next pick, in microseconds; one of the members

@@ -13,7 +13,8 @@ mod wheel;
 ///
 /// Exact: over any picks in a row that are as many as the weights sum up to, each backend is picked
 /// as often as its weight says, while the table stays as it is; and of two backends of the same
-/// weight that stay eligible, neither is ever ahead by more than one, whatever the others do. A
+/// weight that stay eligible, neither is ever ahead by more than one, whatever the health of the others
+/// does; where members are added or taken out, one may miss a turn. A
 /// backend that is passed over gives its turn to nobody in particular: the neighbour of a dead
 /// backend gets no double share.
 ///

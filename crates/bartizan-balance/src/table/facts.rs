@@ -43,7 +43,9 @@ impl Facts {
     pub(super) fn eligible(&self, rules: &Rules) -> (Bits, bool) {
         let count = |is: &dyn Fn(&Fact) -> bool| self.0.iter().filter(|fact| is(fact)).count();
         let (total, healthy) = (count(&Fact::is_active), count(&Fact::is_well));
-        if rules.panic_below.is_some_and(|rule| healthy < rule.of(total)) {
+        // With backups at hand, that all others are down is no reason to doubt it.
+        let backed_up = healthy == 0 && self.0.iter().any(Fact::is_backup);
+        if !backed_up && rules.panic_below.is_some_and(|rule| healthy < rule.of(total)) {
             let any = |fact: &Fact| fact.is_active() && fact.may_be_tried;
             if self.0.iter().any(any) {
                 return (self.bits(any), true);
@@ -57,6 +59,11 @@ impl Facts {
             fact.is_backup() && (rules.all_backups || Some(position) == first)
         };
         (Bits::new(self.0.iter().enumerate().map(used)), false)
+    }
+
+    /// Who the checks find well.
+    pub(super) fn up(&self) -> Bits {
+        self.bits(|fact| fact.up)
     }
 
     /// Who pinned clients may go to.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Cluster;
+use crate::{Cluster, MinHealthy, Role};
 
 fn cluster(backends: impl IntoIterator<Item = Backend>) -> Cluster {
     backends.into_iter().fold(Cluster::builder("web"), |web, b| web.add(b)).build().unwrap()
@@ -83,4 +83,40 @@ fn an_empty_table_has_nothing_eligible() {
     assert_eq!(table.eligible_count(), 0);
     assert_eq!(table.draw(0), None);
     assert_eq!(table.standing(0), Standing::Out);
+}
+
+#[test]
+fn panic_uses_all_that_may_be_tried_but_not_where_a_backup_can_help() {
+    let names = |web: &Cluster| -> Vec<String> {
+        let table = web.table();
+        table.eligible_from(0).map(|at| table.members()[at].name().to_string()).collect()
+    };
+    let of = |backup: bool| {
+        let actives = ["a", "b", "c"].map(backend);
+        let backups = backup.then(|| backend("spare").with_role(Role::Backup));
+        let all = actives.into_iter().chain(backups);
+        let web = all.fold(Cluster::builder("web"), |web, backend| web.add(backend));
+        web.panic_below(MinHealthy::percent(50)).build().unwrap()
+    };
+    let down =
+        |web: &Cluster, at: usize| web.set_up(&Arc::clone(&web.table().members()[at]), false);
+    for backup in [false, true] {
+        let web = of(backup);
+        down(&web, 0);
+        assert_eq!((names(&web), web.table().in_panic()), (vec!["b".into(), "c".into()], false));
+        down(&web, 1);
+        assert_eq!((names(&web).len(), web.table().in_panic()), (3, true), "one of three is left");
+        down(&web, 2);
+        match backup {
+            true => {
+                assert_eq!((names(&web), web.table().in_panic()), (vec!["spare".into()], false))
+            }
+            false => assert_eq!((names(&web).len(), web.table().in_panic()), (3, true)),
+        }
+    }
+    let web = of(false);
+    let members = Arc::clone(web.table().members());
+    web.judge(&members[0], 0, crate::cluster::Judgement::Unfit);
+    down(&web, 1);
+    assert_eq!(names(&web), ["b", "c"], "who is not who it should be stays out");
 }

@@ -133,7 +133,7 @@
 //!
 //! | the pinned backend | default | otherwise |
 //! | --- | --- | --- |
-//! | is down, gone, or cannot be dialled | [`OnPinnedDown::Repin`]: the policy chooses another, for good | `Fail`: an error, the pin stays; `Wait`: for so long, then another |
+//! | is down, or cannot be dialled | [`OnPinnedDown::Repin`]: the policy chooses another, for good | `Fail`: an error, the pin stays; `Wait`: for so long, then another |
 //! | drains, or has weight 0 | [`OnDrain::Honour`]: it is used | `Migrate`: the policy chooses another |
 //! | is full | the request waits for it; beyond [`Limits::queue`] it goes to another | – |
 //!
@@ -192,6 +192,6 @@
 #[cfg(doc)]
 use crate::balance::{
     Backend, First, LeastConn, Limits, Maglev, MinHealthy, OnDrain, OnPinnedDown, PeakEwma, Pick,
-    Policy, PowerOfTwo, Random, Rendezvous, RingHash, Role, RoundRobin, SlowStart, State, StickTable,
-    StickyContract,
+    Policy, PowerOfTwo, Random, Rendezvous, RingHash, Role, RoundRobin, SlowStart, State,
+    StickTable, StickyContract,
 };

@@ -10,13 +10,14 @@ use crate::{
 };
 
 /// Requests that have reached a backend, to be answered by the test.
-type Arrivals = mpsc::UnboundedReceiver<(Arc<str>, &'static str, oneshot::Sender<()>)>;
+pub(super) type Arrivals = mpsc::UnboundedReceiver<(Arc<str>, &'static str, oneshot::Sender<()>)>;
 
-type Dialled = tower::util::BoxCloneService<Get, Response<Full<&'static [u8]>>, BoxError>;
-type Dial = tower::util::BoxCloneService<Arc<Backend>, Dialled, BoxError>;
+pub(super) type Dialled =
+    tower::util::BoxCloneService<Get, Response<Full<&'static [u8]>>, BoxError>;
+pub(super) type Dial = tower::util::BoxCloneService<Arc<Backend>, Dialled, BoxError>;
 
 /// A dial service whose backends answer when they are told to.
-fn gate() -> (Dial, Arrivals) {
+pub(super) fn gate() -> (Dial, Arrivals) {
     let (arrived, arrivals) = mpsc::unbounded_channel();
     let dial = service_fn(move |backend: Arc<Backend>| {
         let arrived = arrived.clone();
@@ -33,18 +34,21 @@ fn gate() -> (Dial, Arrivals) {
     (Dial::new(dial), arrivals)
 }
 
-fn backend(name: &'static str, limits: Limits) -> Backend {
+pub(super) fn backend(name: &'static str, limits: Limits) -> Backend {
     Backend::new(name, "127.0.0.1:1".parse().unwrap()).with_limits(limits)
 }
 
-fn of(backends: impl IntoIterator<Item = Backend>) -> ClusterBuilder {
+pub(super) fn of(backends: impl IntoIterator<Item = Backend>) -> ClusterBuilder {
     backends.into_iter().fold(Cluster::builder("web"), ClusterBuilder::add)
 }
 
-type Answer = Result<(), BalanceError>;
+pub(super) type Answer = Result<(), BalanceError>;
 
 /// Sends a request, and lets it get as far as it can.
-async fn send<P, A>(balance: &Balance<P, Dial, A>, name: &'static str) -> JoinHandle<Answer>
+pub(super) async fn send<P, A>(
+    balance: &Balance<P, Dial, A>,
+    name: &'static str,
+) -> JoinHandle<Answer>
 where
     P: Policy + Send + Sync + 'static,
     A: Affinity<Get, Tie: Send> + Send + Sync + 'static,
@@ -55,17 +59,17 @@ where
     task
 }
 
-async fn settle() {
+pub(super) async fn settle() {
     for _ in 0..20 {
         yield_now().await;
     }
 }
 
-fn arrived(arrivals: &mut Arrivals) -> Vec<(String, &'static str, oneshot::Sender<()>)> {
+pub(super) fn arrived(arrivals: &mut Arrivals) -> Vec<(String, &'static str, oneshot::Sender<()>)> {
     std::iter::from_fn(|| arrivals.try_recv().ok()).map(|(b, r, a)| (b.to_string(), r, a)).collect()
 }
 
-fn names(arrived: &[(String, &'static str, oneshot::Sender<()>)]) -> Vec<&'static str> {
+pub(super) fn names(arrived: &[(String, &'static str, oneshot::Sender<()>)]) -> Vec<&'static str> {
     arrived.iter().map(|(_, request, _)| *request).collect()
 }
 
@@ -181,10 +185,10 @@ async fn a_backend_without_room_is_passed_over() {
 
 /// Pins everything to one backend.
 #[derive(Debug)]
-struct PinTo(BackendId, StickyContract);
+pub(super) struct PinTo(pub(super) BackendId, pub(super) StickyContract);
 
 #[derive(Debug)]
-struct PinnedTo(Pin);
+pub(super) struct PinnedTo(Pin);
 
 impl<Req> Affinity<Req> for PinTo {
     type Tie = PinnedTo;
@@ -200,7 +204,11 @@ impl Tie for PinnedTo {
     }
 }
 
-fn pinned(web: &Cluster, contract: StickyContract, dial: Dial) -> Balance<RoundRobin, Dial, PinTo> {
+pub(super) fn pinned(
+    web: &Cluster,
+    contract: StickyContract,
+    dial: Dial,
+) -> Balance<RoundRobin, Dial, PinTo> {
     let pin = PinTo(member(web, 0).id(), contract);
     let layer = BalanceLayer::new(web.clone(), RoundRobin::new()).affinity(pin);
     layer.retry_pause(Duration::from_secs(1)).layer(dial)
@@ -367,6 +375,26 @@ async fn a_client_whose_backend_cannot_be_dialled_moves_only_if_the_contract_let
     assert!(matches!(error, BalanceError::Dial { tries: 4, .. }), "{error}");
     assert_eq!(net.log(), ["dial a"; 4]);
     assert_eq!(start.elapsed(), Duration::from_secs(3), "a pause before each further try");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_a_backend_that_has_left_for_good_is_not_refused_for_ever() {
+    let web = of([backend("a", Limits::none()), backend("b", Limits::none())]).build().unwrap();
+    let (dial, mut arrivals) = gate();
+    let fail = pinned(&web, StickyContract::new().on_down(OnPinnedDown::Fail), dial);
+    web.update(|change| change.remove("a")).unwrap();
+    let _sent = send(&fail, "x").await;
+    assert_eq!(names(&arrived(&mut arrivals)), ["x"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_may_not_move_does_not_because_of_a_full_queue() {
+    let web = of([backend("a", Limits::none().max(1).queue(1)), backend("b", Limits::none())]);
+    let (web, (dial, _arrivals)) = (web.build().unwrap(), gate());
+    let fail = pinned(&web, StickyContract::new().on_down(OnPinnedDown::Fail), dial);
+    let _busy = [send(&fail, "1").await, send(&fail, "2").await];
+    let third = send(&fail, "3").await.await.unwrap();
+    assert!(matches!(third, Err(BalanceError::QueueFull { .. })), "{third:?}");
 }
 
 /// Follows whoever chose first.
