@@ -49,6 +49,10 @@ fn stick(c: &mut Criterion) {
     group.bench_function("match", |b| {
         b.iter(|| black_box(table.find(&key(next(&mut i)), at)));
     });
+    // Clients of the moment, whose entries a core's own caches hold.
+    group.bench_function("match_of_2048", |b| {
+        b.iter(|| black_box(table.find(&key(next(&mut i) >> 6 << 6 & 0x1_ffff), at)));
+    });
     // Without expiry, each match is a refresh.
     let (ageless, _) = full(None);
     group.bench_function("match_that_refreshes", |b| {

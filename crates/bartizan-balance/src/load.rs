@@ -51,7 +51,7 @@ impl Load {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test -p bartizan-balance --release --lib loom`
+/// `tests/loom/run` runs them.
 #[cfg(all(test, loom))]
 mod loom {
     use std::sync::Arc;

@@ -155,6 +155,8 @@ impl Queue {
 
     /// A slot of `backend` has become free: whoever has waited longest gets it.
     pub(crate) fn freed(&self, table: &Table, backend: &Backend) {
+        // The slot was given back before; pairs with that of `arrive`. `tests/loom` has the model.
+        fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }

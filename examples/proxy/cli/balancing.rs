@@ -25,8 +25,8 @@ pub(crate) struct BalancingArgs {
     /// Keep clients with their backend: by address in a table,
     /// source[,size=200k][,expire=30m], or by a cookie,
     /// cookie:NAME[,insert|rewrite|prefix][,indirect][,nocache][,postonly][,preserve][,maxidle=D]
-    /// [,maxlife=D][,domain=D][,samesite=strict|lax|none|off][,insecure][,script][,key=FILE]; with
-    /// either, on-down=repin|fail|DURATION and on-drain=honour|migrate
+    /// [,maxlife=D][,domain=D][,samesite=strict|lax|none|off][,insecure][,script][,key=FILE]
+    /// (lines of `openssl rand -base64 32`, the current one first); with either, on-down=repin|fail|DURATION and on-drain=honour|migrate
     #[arg(long, value_name = "HOW", value_parser = sticky)]
     pub(crate) sticky: Option<StickyArg>,
 

@@ -21,8 +21,10 @@ where
 {
     pub(super) fn pick(&mut self) -> Result<Next, BalanceError> {
         let shared = Arc::clone(&self.shared);
-        let now = Instant::now();
-        self.picked = now.into_std();
+        if !std::mem::take(&mut self.is_fresh) {
+            self.picked = Instant::now().into_std();
+        }
+        let now = Instant::from_std(self.picked);
         shared.layer.cluster.step(self.picked);
         let table = shared.layer.cluster.table();
         if let Some(pin) = self.pin {

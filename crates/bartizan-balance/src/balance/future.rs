@@ -110,10 +110,16 @@ where
         let work = this.work;
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Ask => {
-                    work.pin = ready!(work.tie.poll_pin(cx));
-                    State::Pick
-                }
+                StateProj::Ask => match work.tie.poll_pin(cx) {
+                    Poll::Ready(pin) => {
+                        work.pin = pin;
+                        State::Pick
+                    }
+                    Poll::Pending => {
+                        work.is_fresh = false;
+                        return Poll::Pending;
+                    }
+                },
                 StateProj::Pick => work.pick()?.into(),
                 StateProj::Queue { queued } => {
                     let granted = ready!(queued.as_mut().poll(cx));

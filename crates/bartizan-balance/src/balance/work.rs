@@ -26,6 +26,8 @@ pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
     // What has been chosen, when, and the proof that it is in flight.
     pub(super) pick: Option<Pick>,
     pub(super) picked: Instant,
+    // Whether that is the present still: to read the clock takes a while.
+    pub(super) is_fresh: bool,
     pub(super) lease: Option<Lease>,
     // Empty, and so without an allocation, until something has failed.
     pub(super) tried: Vec<BackendId>,
@@ -97,6 +99,7 @@ where
             pin: None,
             pick: None,
             picked: now,
+            is_fresh: true,
             lease: None,
             tried: Vec::new(),
             overflowed: false,

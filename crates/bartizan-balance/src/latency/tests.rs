@@ -79,7 +79,7 @@ mod plain {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test -p bartizan-balance --release --lib loom`
+/// `tests/loom/run` runs them.
 #[cfg(loom)]
 mod loom {
     use std::sync::Arc;

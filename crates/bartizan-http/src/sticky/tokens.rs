@@ -120,7 +120,7 @@ impl Index {
             for (key, of_key) in tokens.iter().enumerate() {
                 for (token, form) in [(of_key.plain, Form::Plain), (of_key.dated, Form::Dated)] {
                     let new = Found { backend: member.id(), key, form };
-                    // A key that is there twice counts as the later of the two.
+                    // A key that is there twice counts as the more current of the two.
                     found.entry(token).or_insert(new);
                 }
             }
