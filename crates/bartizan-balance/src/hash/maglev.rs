@@ -1,12 +1,8 @@
 //! Google's table.
 
-use std::sync::Arc;
-
-use super::bound::BalanceFactor;
 use super::index::{Entry, Index, Make};
-use super::shared::Core;
+use super::shared::{Core, is_its_core};
 use super::{nth, onto};
-use crate::{Observer, Pick, PickContext, Policy, Prepare, Table};
 
 /// Maglev hashing: a key goes to what its entry of a table says, one load away.
 ///
@@ -57,37 +53,9 @@ impl Maglev {
     pub fn entries(self, at_least: u32) -> Self {
         Self { core: self.core.make(Size(Some(at_least as usize))) }
     }
-
-    /// No backend gets further above its share of what is in flight than this.
-    pub fn bounded(self, factor: BalanceFactor) -> Self {
-        Self { core: self.core.bounded(factor) }
-    }
-
-    /// What the indexes for the newest table and the one before take, in bytes.
-    pub fn memory(&self) -> usize {
-        self.core.bytes()
-    }
 }
 
-impl Default for Maglev {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Policy for Maglev {
-    fn pick(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick> {
-        self.core.pick(table, context)
-    }
-
-    fn observer(&self) -> Option<Arc<dyn Observer>> {
-        self.core.observer()
-    }
-
-    fn preparation(&self) -> Option<Arc<dyn Prepare>> {
-        self.core.preparation()
-    }
-}
+is_its_core!(Maglev);
 
 /// The number of entries, if it does not follow that of the backends.
 #[derive(Clone, Copy, Debug)]

@@ -1,13 +1,9 @@
 //! Rendezvous hashing.
 
-use std::sync::Arc;
-
-use super::bound::BalanceFactor;
 use super::index::{Entry, Index, Make};
 use super::nth;
-use super::shared::Core;
+use super::shared::{Core, is_its_core};
 use super::tree::Tree;
-use crate::{Observer, Pick, PickContext, Policy, Prepare, Table};
 
 /// Rendezvous hashing, or highest random weight: every backend draws a number for the key, and the
 /// best one gets it.
@@ -67,37 +63,9 @@ impl Rendezvous {
     pub fn tree() -> Self {
         Self { core: Core::new("rendezvous", Shape::Tree) }
     }
-
-    /// No backend gets further above its share of what is in flight than this.
-    pub fn bounded(self, factor: BalanceFactor) -> Self {
-        Self { core: self.core.bounded(factor) }
-    }
-
-    /// What the indexes for the newest table and the one before take, in bytes.
-    pub fn memory(&self) -> usize {
-        self.core.bytes()
-    }
 }
 
-impl Default for Rendezvous {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Policy for Rendezvous {
-    fn pick(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick> {
-        self.core.pick(table, context)
-    }
-
-    fn observer(&self) -> Option<Arc<dyn Observer>> {
-        self.core.observer()
-    }
-
-    fn preparation(&self) -> Option<Arc<dyn Prepare>> {
-        self.core.preparation()
-    }
-}
+is_its_core!(Rendezvous);
 
 #[derive(Clone, Copy, Debug)]
 enum Shape {

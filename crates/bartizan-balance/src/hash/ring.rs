@@ -1,13 +1,9 @@
 //! A ring of points.
 
-use std::sync::Arc;
-
-use super::bound::BalanceFactor;
 use super::continuum::Continuum;
 use super::index::{Entry, Make};
-use super::shared::Core;
+use super::shared::{Core, is_its_core};
 use super::{ketama, nth};
-use crate::{Observer, Pick, PickContext, Policy, Prepare, Table};
 
 /// Consistent hashing on a ring: a key goes to the owner of the first point at or after its place.
 ///
@@ -78,37 +74,9 @@ impl RingHash {
             Points::Ketama => self,
         }
     }
-
-    /// No backend gets further above its share of what is in flight than this.
-    pub fn bounded(self, factor: BalanceFactor) -> Self {
-        Self { core: self.core.bounded(factor) }
-    }
-
-    /// What the indexes for the newest table and the one before take, in bytes.
-    pub fn memory(&self) -> usize {
-        self.core.bytes()
-    }
 }
 
-impl Default for RingHash {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Policy for RingHash {
-    fn pick(&self, table: &Table, context: &PickContext<'_>) -> Option<Pick> {
-        self.core.pick(table, context)
-    }
-
-    fn observer(&self) -> Option<Arc<dyn Observer>> {
-        self.core.observer()
-    }
-
-    fn preparation(&self) -> Option<Arc<dyn Prepare>> {
-        self.core.preparation()
-    }
-}
+is_its_core!(RingHash);
 
 /// How many points there are, and where.
 #[derive(Clone, Copy, Debug)]

@@ -17,6 +17,48 @@ pub(super) struct Core<M: Make> {
     turns: Arc<RoundRobin>,
 }
 
+/// What a policy has of its `core`, the same for all of them.
+macro_rules! is_its_core {
+    ($policy:ty) => {
+        impl $policy {
+            /// No backend gets further above its share of what is in flight than this.
+            pub fn bounded(self, factor: $crate::BalanceFactor) -> Self {
+                Self { core: self.core.bounded(factor) }
+            }
+
+            /// What the indexes for the newest table and the one before take, in bytes.
+            pub fn memory(&self) -> usize {
+                self.core.bytes()
+            }
+        }
+
+        impl Default for $policy {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl $crate::Policy for $policy {
+            fn pick(
+                &self,
+                table: &$crate::Table,
+                context: &$crate::PickContext<'_>,
+            ) -> Option<$crate::Pick> {
+                self.core.pick(table, context)
+            }
+
+            fn observer(&self) -> Option<std::sync::Arc<dyn $crate::Observer>> {
+                self.core.observer()
+            }
+
+            fn preparation(&self) -> Option<std::sync::Arc<dyn $crate::Prepare>> {
+                self.core.preparation()
+            }
+        }
+    };
+}
+pub(super) use is_its_core;
+
 impl<M: Make> Core<M> {
     pub(super) fn new(name: &'static str, make: M) -> Self {
         let indexes = Arc::new(Indexes::new(make));
