@@ -30,7 +30,7 @@ use super::{nth, onto};
 /// for each entry, 4 MB at 10,000 backends, and twice that while the table before is kept.
 ///
 /// **Making it** takes a fraction of a second at 10,000 backends, when members or weights change and
-/// off the path of requests, if the policy is [prepared](Policy::preparation). Otherwise the first
+/// off the path of requests, if the policy is [prepared](crate::Policy::preparation). Otherwise the first
 /// pick for a table makes it, and others wait. Indexes of two tables are kept: give each cluster a
 /// policy of its own.
 ///

@@ -28,7 +28,7 @@ use super::tree::Tree;
 /// while the table before is kept.
 ///
 /// Names are hashed when members or weights change, off the path of requests, if the policy is
-/// [prepared](Policy::preparation). Otherwise the first pick for a table does it, and others wait.
+/// [prepared](crate::Policy::preparation). Otherwise the first pick for a table does it, and others wait.
 /// Indexes of two tables are kept: give each cluster a policy of its own.
 ///
 /// **Differences.** Caddy's hash policies and Traefik's `hrw` are of this kind, with other hashes.

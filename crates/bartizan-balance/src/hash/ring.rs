@@ -8,8 +8,8 @@ use super::{ketama, nth};
 /// Consistent hashing on a ring: a key goes to the owner of the first point at or after its place.
 ///
 /// Each backend owns a number of points for each unit of its weight; the place of the point `i` is
-/// the low half of the `i`th output of SplitMix64 seeded with XXH3 of the backend's name, and that of a key the low half
-/// of its hash. The order of preference is that of the points around the ring.
+/// the low half of output `i` of SplitMix64, seeded with XXH3 of the backend's name, and that of a
+/// key the low half of its hash. The order of preference is that of the points around the ring.
 ///
 /// Karger et al., "Consistent Hashing and Random Trees", STOC 1997.
 ///
@@ -30,7 +30,7 @@ use super::{ketama, nth};
 /// smaller weights, where that is near.
 ///
 /// **Making it** takes some 0.1 µs per point, when members or weights change and off the path of
-/// requests, if the policy is [prepared](Policy::preparation). Otherwise the first pick for a table
+/// requests, if the policy is [prepared](crate::Policy::preparation). Otherwise the first pick for a table
 /// makes it, and others wait. Indexes of two tables are kept: give each cluster a policy of its own.
 ///
 /// **Differences.** HAProxy (`hash-type consistent`) has 16 points for each unit of weight, placed by
