@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bartizan_testkit::HttpBackend;
+use bartizan_tests::tcp::{TcpBackend, client_hello, connect, connect_from};
 use bartizan_tests::{Answer, Client, Http, Proxy, Site, empty, eventually, request_as};
+use futures_util::future::select_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// Three backends, and a proxy that gives each of them these options.
@@ -257,4 +261,59 @@ async fn who_is_pinned_to_a_dead_backend_is_refused_if_that_was_asked_for() {
     let log = || scene.proxy.stderr();
     eventually("the check finds out", || log().contains("is down")).await;
     assert_eq!(client.get("/").await.status, 503);
+}
+
+/// Three backends that TLS passes through to, and the proxy before them.
+async fn passing(flags: &[&str]) -> (Vec<TcpBackend>, Proxy) {
+    let mut backends = Vec::new();
+    let mut args = ["--mode", "passthrough", "--workers", "1"].map(str::to_owned).to_vec();
+    for _ in 0..3 {
+        let backend = TcpBackend::listen().await;
+        args.extend(["--backend".to_owned(), backend.addr().to_string()]);
+        backends.push(backend);
+    }
+    args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    let proxy = Proxy::start(&args);
+    (backends, proxy)
+}
+
+/// Where a connection that begins with these bytes ends up.
+async fn home_of(backends: &[TcpBackend], mut client: TcpStream, bytes: &[u8]) -> usize {
+    client.write_all(bytes).await.unwrap();
+    let accepted = backends.iter().map(|backend| Box::pin(backend.accept()));
+    let (mut passed, home, _) = select_all(accepted).await;
+    let mut first = vec![0; bytes.len()];
+    passed.read_exact(&mut first).await.unwrap();
+    assert_eq!(first, bytes);
+    home
+}
+
+#[tokio::test]
+async fn connections_that_pass_stay_with_a_backend_by_their_source() {
+    let (backends, proxy) = passing(&["--sticky", "source"]).await;
+    let mut homes = BTreeMap::new();
+    for _ in 0..3 {
+        for last in 1..=6 {
+            let client = connect_from([127, 0, 0, last].into(), proxy.addr()).await;
+            let home = home_of(&backends, client, b"hello").await;
+            assert_eq!(*homes.entry(last).or_insert(home), home, "127.0.0.{last}");
+        }
+    }
+    let used: Vec<_> =
+        (0..3).map(|at| homes.values().filter(|home| **home == at).count()).collect();
+    assert_eq!(used, [2, 2, 2], "those who were not known took turns");
+}
+
+#[tokio::test]
+async fn connections_that_pass_go_by_the_name_that_they_ask_for() {
+    let site = Site::new();
+    let (backends, proxy) = passing(&["--balance", "ring", "--hash-key", "sni"]).await;
+    let mut homes = BTreeMap::new();
+    for name in ["a.example", "b.example", "A.example", "c.example", "d.example", "b.example"] {
+        let hello = client_hello(&site, Some(name));
+        let home = home_of(&backends, connect(proxy.addr()).await, &hello).await;
+        assert_eq!(*homes.entry(name.to_lowercase()).or_insert(home), home, "{name}");
+    }
+    let used: HashSet<_> = homes.values().collect();
+    assert!(used.len() > 1, "{homes:?}");
 }
