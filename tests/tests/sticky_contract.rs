@@ -230,24 +230,24 @@ async fn holds(contract: StickyContract, allowed: Allowed) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn by_default_clients_move_only_when_their_backend_is_out_and_lose_nothing() {
     holds(StickyContract::new(), Allowed { moves: true, refusals: false }).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn clients_that_migrate_leave_a_backend_that_drains_and_lose_nothing() {
     let contract = StickyContract::new().on_drain(OnDrain::Migrate);
     holds(contract, Allowed { moves: true, refusals: false }).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn clients_that_may_not_move_are_refused_and_nothing_else() {
     let contract = StickyContract::new().on_down(OnPinnedDown::Fail);
     holds(contract, Allowed { moves: false, refusals: true }).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn clients_that_wait_find_their_backend_again_and_lose_nothing() {
     let contract = StickyContract::new().on_down(OnPinnedDown::Wait(Duration::from_secs(20)));
     holds(contract, Allowed { moves: false, refusals: false }).await;

@@ -113,8 +113,8 @@ pub enum OnPinnedDown {
     /// ([`BalanceError::QueueFull`](crate::BalanceError::QueueFull)). Envoy does so with `strict`.
     Fail,
     /// The request waits so long for the backend to come back; then as with `Repin`. While it is not
-    /// known to be down, it is dialled again and again, and the last
-    /// [retry](crate::BalanceLayer::retries) goes elsewhere, however early.
+    /// known to be down, it is dialled after each [pause](crate::BalanceLayer::retry_pause), and that
+    /// does not count as [retries](crate::BalanceLayer::retries).
     Wait(Duration),
 }
 

@@ -60,7 +60,7 @@ where
         let has_failed = self.tried.contains(&pin.backend);
         match standing {
             Standing::Draining if pin.contract.on_drain == OnDrain::Migrate => Ok(None),
-            Standing::Serving | Standing::Draining if !has_failed => {
+            Standing::Serving | Standing::Draining if !has_failed && !self.has_waited(now) => {
                 let backend = Arc::clone(&table.members()[position]);
                 let pick = Pick::new(backend, pin.by, Reason::Pinned);
                 self.occupy(shared, table, pick).map(Some)
@@ -74,16 +74,15 @@ where
                     }
                 };
                 if until.is_some_and(|until| until <= now) {
+                    if self.waited > 0 && !has_failed {
+                        self.tried.push(pin.backend);
+                    }
                     return Ok(None);
                 }
                 if standing != Standing::Out {
-                    // Or all tries would be spent before it is allowed to go elsewhere.
-                    if until.is_some() && self.tries >= shared.layer.retries {
-                        return Ok(None);
-                    }
                     // It could not be dialled a moment ago: nobody else will do.
                     self.tried.retain(|id| *id != pin.backend);
-                    return Ok(Some(self.pause()));
+                    return Ok(Some(self.pause(until)));
                 }
                 let Some(until) = until else {
                     let backend = Arc::clone(table.members()[position].name());
@@ -177,7 +176,7 @@ where
             return self.line_up(shared, table);
         }
         // A wait helps against backends that failed once, not against there being none.
-        Ok(self.pause())
+        Ok(self.pause(None))
     }
 
     /// Waits for a slot of any backend.

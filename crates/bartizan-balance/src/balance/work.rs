@@ -12,8 +12,8 @@ use tokio::time::{Sleep, Timeout, sleep};
 use super::Shared;
 use crate::queue::{Ticket, Waiting};
 use crate::{
-    Affinity, Backend, BackendId, BalanceError, Lease, NotSent, Pick, Pin, Policy, Resend, Tie,
-    Unanswered,
+    Affinity, Backend, BackendId, BalanceError, Lease, NotSent, OnPinnedDown, Pick, Pin, Policy,
+    Resend, Tie, Unanswered,
 };
 
 /// What stays the same from one try to the next.
@@ -34,6 +34,8 @@ pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
     // Whether some of those have only too many in line.
     pub(super) overflowed: bool,
     pub(super) tries: u32,
+    // Those of them that were made while waiting for the client's backend.
+    pub(super) waited: u32,
     failed: Option<Failed>,
     // Once it has had to wait for a slot.
     pub(super) queue: Option<InLine>,
@@ -104,6 +106,7 @@ where
             tried: Vec::new(),
             overflowed: false,
             tries: 0,
+            waited: 0,
             failed: None,
             queue: None,
             patience: None,
@@ -142,8 +145,30 @@ where
 
     pub(super) fn dial_failed(&mut self, error: BoxError) -> Result<Next, BalanceError> {
         self.note_failure(error, false);
-        let retries = self.shared.layer.retries;
-        if self.tries > retries { Err(self.give_up()) } else { Ok(Next::Pick) }
+        if self.is_patient() {
+            self.waited += 1;
+            return Ok(Next::Pick);
+        }
+        let spent = self.tries - self.waited > self.shared.layer.retries;
+        if spent { Err(self.give_up()) } else { Ok(Next::Pick) }
+    }
+
+    /// Whether the client has waited for its backend, in vain, as long as it may.
+    pub(super) fn has_waited(&self, now: tokio::time::Instant) -> bool {
+        self.waited > 0 && self.patience.is_some_and(|until| until <= now)
+    }
+
+    /// Whether the client waits for its backend still: for a time, and not for a number of tries.
+    fn is_patient(&self) -> bool {
+        let waits = self.pin.and_then(|pin| match pin.contract.on_down {
+            OnPinnedDown::Wait(longest) => Some(longest),
+            _ => None,
+        });
+        let may_wait = |longest: Duration| match self.patience {
+            Some(until) => until > tokio::time::Instant::now(),
+            None => !longest.is_zero(),
+        };
+        waits.is_some_and(may_wait)
     }
 
     pub(super) fn call_failed(&mut self, error: BoxError) -> Result<Next, BalanceError> {
@@ -180,9 +205,13 @@ where
         }
     }
 
-    /// Tries the same backends again, in a while.
-    pub(super) fn pause(&self) -> Next {
-        Next::Pause(Box::pin(sleep(self.shared.layer.pause)))
+    /// Tries the same backends again, in a while, or at `latest`.
+    pub(super) fn pause(&self, latest: Option<tokio::time::Instant>) -> Next {
+        let pause = self.shared.layer.pause;
+        let left = |latest: tokio::time::Instant| {
+            latest.saturating_duration_since(tokio::time::Instant::now())
+        };
+        Next::Pause(Box::pin(sleep(latest.map_or(pause, |latest| pause.min(left(latest))))))
     }
 
     pub(super) fn give_up(&mut self) -> BalanceError {
