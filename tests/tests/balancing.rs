@@ -103,35 +103,34 @@ async fn every_policy_serves_and_spares_nobody_for_good() {
 
 #[tokio::test]
 async fn the_same_key_gets_to_the_same_backend_and_others_elsewhere() {
-    for policy in
-        ["ring", "ring,ketama", "maglev", "rendezvous", "rendezvous,tree", "ring,bounded=150"]
-    {
-        for (key, request) in [
-            (
-                "header:x-user",
-                &(|n: u32| ("/".to_owned(), format!("x-user: {n}"))) as &dyn Fn(u32) -> _,
-            ),
-            ("cookie:id", &|n| ("/".to_owned(), format!("cookie: a=b; id={n}"))),
-            ("query:user", &|n| (format!("/?x=1&user={n}"), "x-a: b".to_owned())),
-            ("uri", &|n| (format!("/status/200/{n}?x"), "x-a: b".to_owned())),
-        ] {
-            let scene = Scene::new(["", "", ""], &["--balance", policy, "--hash-key", key]).await;
-            let mut client = scene.client(Http::Two).await;
-            let mut homes = BTreeMap::new();
-            for round in 0..2 {
-                for n in 0..24 {
-                    let (path, header) = request(n);
-                    let before = scene.counts();
-                    ask(&mut client, &path, &[header.split_once(": ").unwrap()]).await;
-                    let after = scene.counts();
-                    let home = (0..3).find(|i| after[*i] > before[*i]).unwrap();
-                    let known = *homes.entry(n).or_insert(home);
-                    assert_eq!(known, home, "{policy} {key} {n}, round {round}");
-                }
+    let header = |n: u32| ("/".to_owned(), format!("x-user: {n}"));
+    let cookie = |n: u32| ("/".to_owned(), format!("cookie: a=b; id={n}"));
+    let query = |n: u32| (format!("/?x=1&user={n}"), "x-a: b".to_owned());
+    let uri = |n: u32| (format!("/status/200/{n}?x"), "x-a: b".to_owned());
+    for (policy, key, request) in [
+        ("ring", "header:x-user", &header as &dyn Fn(u32) -> _),
+        ("ring,ketama", "cookie:id", &cookie),
+        ("ring,bounded=150", "query:user", &query),
+        ("maglev", "uri", &uri),
+        ("rendezvous", "header:x-user", &header),
+        ("rendezvous,tree", "cookie:id", &cookie),
+    ] {
+        let scene = Scene::new(["", "", ""], &["--balance", policy, "--hash-key", key]).await;
+        let mut client = scene.client(Http::Two).await;
+        let mut homes = BTreeMap::new();
+        for round in 0..2 {
+            for n in 0..24 {
+                let (path, header) = request(n);
+                let before = scene.counts();
+                ask(&mut client, &path, &[header.split_once(": ").unwrap()]).await;
+                let after = scene.counts();
+                let home = (0..3).find(|i| after[*i] > before[*i]).unwrap();
+                let known = *homes.entry(n).or_insert(home);
+                assert_eq!(known, home, "{policy} {key} {n}, round {round}");
             }
-            let used: HashSet<_> = homes.values().collect();
-            assert_eq!(used.len(), 3, "{policy} {key}: {homes:?}");
         }
+        let used: HashSet<_> = homes.values().collect();
+        assert_eq!(used.len(), 3, "{policy} {key}: {homes:?}");
     }
 }
 
