@@ -9,7 +9,9 @@ use bartizan::balance::{
     BalanceFactor, First, HashBy, LeastConn, Maglev, OnDrain, OnPinnedDown, PeakEwma, Policy,
     PowerOfTwo, Random, Rendezvous, RingHash, SourceKey, StickTable, StickyContract,
 };
-use bartizan::http::{ByCookie, SameSite, StickyCookie, StickyCookieLayer, StickyKeys};
+use bartizan::http::{
+    ByCookie, SameSite, StickyCookie, StickyCookieError, StickyCookieLayer, StickyKeys,
+};
 use bartizan::prelude::*;
 
 use crate::affinity::{HashKey, OrTable};
@@ -35,7 +37,12 @@ pub(crate) struct Balanced {
 pub(crate) type AnyPolicy = Arc<dyn Policy + Send + Sync>;
 
 impl Balanced {
-    pub(crate) fn new(cli: &Cli, cluster: Cluster) -> Result<Self, Box<dyn Error>> {
+    /// `keys` are those of cookies, for all clusters.
+    pub(crate) fn new(
+        cli: &Cli,
+        cluster: Cluster,
+        keys: &StickyKeys,
+    ) -> Result<Self, Box<dyn Error>> {
         let args = &cli.balancing;
         let sticky = args.sticky.as_ref();
         let hashes = args.balance.policy.hashes();
@@ -50,7 +57,7 @@ impl Balanced {
         };
         let cookie = match sticky.map(|sticky| (&sticky.by, sticky)) {
             Some((StickyBy::Cookie(arg), sticky)) => {
-                let cookie = cookie(arg)?.contract(contract(sticky));
+                let cookie = cookie(arg, keys.clone())?.contract(contract(sticky));
                 Some(StickyCookieLayer::new(cluster.clone(), cookie))
             }
             _ => None,
@@ -111,20 +118,16 @@ impl Balanced {
 }
 
 fn shared(arg: BalanceArg) -> Option<AnyPolicy> {
-    let bounded = arg.bounded.map(BalanceFactor::percent);
-    let ring = |ring: RingHash| bounded.map_or_else(|| ring.clone(), |f| ring.clone().bounded(f));
-    let rendezvous =
-        |policy: Rendezvous| bounded.map_or_else(|| policy.clone(), |f| policy.clone().bounded(f));
+    let bound = || arg.bounded.map(BalanceFactor::percent).into_iter();
     Some(match arg.policy {
         PolicyName::LeastConn => Arc::new(LeastConn::new()),
-        PolicyName::Ring => Arc::new(ring(RingHash::new())),
-        PolicyName::Ketama => Arc::new(ring(RingHash::ketama())),
-        PolicyName::Maglev => Arc::new(match bounded {
-            Some(factor) => Maglev::new().bounded(factor),
-            None => Maglev::new(),
-        }),
-        PolicyName::Rendezvous => Arc::new(rendezvous(Rendezvous::new())),
-        PolicyName::RendezvousTree => Arc::new(rendezvous(Rendezvous::tree())),
+        PolicyName::Ring => Arc::new(bound().fold(RingHash::new(), RingHash::bounded)),
+        PolicyName::Ketama => Arc::new(bound().fold(RingHash::ketama(), RingHash::bounded)),
+        PolicyName::Maglev => Arc::new(bound().fold(Maglev::new(), Maglev::bounded)),
+        PolicyName::Rendezvous => Arc::new(bound().fold(Rendezvous::new(), Rendezvous::bounded)),
+        PolicyName::RendezvousTree => {
+            Arc::new(bound().fold(Rendezvous::tree(), Rendezvous::bounded))
+        }
         _ => return None,
     })
 }
@@ -138,11 +141,15 @@ fn contract(sticky: &StickyArg) -> StickyContract {
     contract.on_drain(if sticky.migrate { OnDrain::Migrate } else { OnDrain::Honour })
 }
 
-fn cookie(arg: &CookieArg) -> Result<StickyCookie, Box<dyn Error>> {
-    let keys = match &arg.key {
-        Some(path) => keys(path)?,
-        None => StickyKeys::random(),
-    };
+/// The keys of cookies: those of the file that the command line names, or one by chance.
+pub(crate) fn sticky_keys(cli: &Cli) -> Result<StickyKeys, Box<dyn Error>> {
+    match cli.balancing.sticky.as_ref().map(|sticky| &sticky.by) {
+        Some(StickyBy::Cookie(CookieArg { key: Some(path), .. })) => keys(path),
+        _ => Ok(StickyKeys::random()),
+    }
+}
+
+fn cookie(arg: &CookieArg, keys: StickyKeys) -> Result<StickyCookie, StickyCookieError> {
     let mut cookie = match arg.mode {
         None | Some(CookieMode::Insert) => StickyCookie::insert(&arg.name, keys)?,
         Some(CookieMode::Rewrite) => StickyCookie::rewrite(&arg.name, keys)?,
@@ -155,16 +162,17 @@ fn cookie(arg: &CookieArg) -> Result<StickyCookie, Box<dyn Error>> {
         .preserve(arg.preserve)
         .secure(!arg.insecure)
         .http_only(!arg.script);
-    cookie = match arg.same_site {
-        Some(SameSiteArg::Strict) => cookie.same_site(Some(SameSite::Strict)),
-        Some(SameSiteArg::Lax) => cookie.same_site(Some(SameSite::Lax)),
-        Some(SameSiteArg::None) => cookie.same_site(Some(SameSite::None)),
-        Some(SameSiteArg::Off) => cookie.same_site(None),
-        None => cookie,
-    };
+    if let Some(same_site) = arg.same_site {
+        cookie = cookie.same_site(match same_site {
+            SameSiteArg::Strict => Some(SameSite::Strict),
+            SameSiteArg::Lax => Some(SameSite::Lax),
+            SameSiteArg::None => Some(SameSite::None),
+            SameSiteArg::Off => None,
+        });
+    }
     cookie = arg.max_idle.into_iter().fold(cookie, StickyCookie::max_idle);
     cookie = arg.max_life.into_iter().fold(cookie, StickyCookie::max_life);
-    Ok(arg.domain.iter().try_fold(cookie, |cookie, domain| cookie.domain(domain))?)
+    arg.domain.iter().try_fold(cookie, |cookie, domain| cookie.domain(domain))
 }
 
 /// One secret per line, the current one first: further ones are of earlier days.

@@ -226,6 +226,14 @@ impl BackendArg {
         })
     }
 
+    /// The name and the port that DNS is asked for, if it is.
+    pub(crate) fn followed(&self) -> Option<(&str, u16)> {
+        match &self.place {
+            Place::Followed { name, port } => Some((name, *port)),
+            Place::Fixed(_) => None,
+        }
+    }
+
     pub(crate) fn role(&self) -> Role {
         if self.backup { Role::Backup } else { Role::Active }
     }

@@ -4,7 +4,7 @@ use bartizan::balance::FollowGuard;
 use bartizan::balance::dns::{DnsBackends, DnsDiscover, DnsError, Resolver};
 use bartizan::prelude::*;
 
-use crate::cli::{Cli, Place};
+use crate::cli::Cli;
 
 /// Names to be followed, once there is a runtime for that.
 pub(crate) struct Following {
@@ -17,9 +17,14 @@ impl Following {
     /// theirs.
     pub(crate) fn new(cli: &Cli, cluster: &Cluster, own: Option<&str>) -> Result<Self, DnsError> {
         let mut names = Vec::new();
+        if !cli.backend.iter().any(|backend| backend.followed().is_some()) {
+            return Ok(Self { cluster: cluster.clone(), names });
+        }
+        // One for all names, which then share its connections.
+        let resolver = Resolver::system()?;
         for backend in &cli.backend {
-            let Place::Followed { name, port } = &backend.place else { continue };
-            let backends = DnsBackends::a(name, *port)
+            let Some((name, port)) = backend.followed() else { continue };
+            let backends = DnsBackends::a(name, port)
                 .weight(backend.weight)
                 .role(backend.role())
                 .limits(backend.limits);
@@ -27,7 +32,7 @@ impl Following {
                 Some(server_name) => backends.server_name(server_name),
                 None => backends,
             };
-            names.push(backends.discover(Resolver::system()?)?);
+            names.push(backends.discover(resolver.clone())?);
         }
         Ok(Self { cluster: cluster.clone(), names })
     }

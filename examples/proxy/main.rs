@@ -22,7 +22,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
 
-use balancing::Balanced;
+use balancing::{Balanced, sticky_keys};
 use bartizan::balance::SlowStart;
 use bartizan::net::ErrorChain;
 use bartizan::prelude::*;
@@ -99,11 +99,12 @@ impl Proxy {
         let upstream = Upstream::new(&cli)?;
         let originate = upstream.as_ref().map(|upstream| upstream.layer.clone());
         let checking = Checking::new(&cli, &cluster, &routed, originate.as_ref())?;
+        let keys = sticky_keys(&cli)?;
         let routed = routed.into_iter().map(|routed| {
-            Balanced::new(&cli, routed.cluster.clone()).map(|balanced| (routed, balanced))
+            Balanced::new(&cli, routed.cluster.clone(), &keys).map(|balanced| (routed, balanced))
         });
         let routed = routed.collect::<Result<_, _>>()?;
-        let own = Balanced::new(&cli, cluster)?;
+        let own = Balanced::new(&cli, cluster, &keys)?;
         let drain = Drain::new();
         let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;
         let max_conns = cli.max_conns.unwrap_or_else(|| connections_for(descriptors, cli.passes()));

@@ -9,6 +9,7 @@ use bartizan_net::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::clock::now;
 use crate::lease::Home;
 use crate::{Affinity, Backend, BalanceError, Cluster, Free, Hold, Policy, Resend};
 use work::Work;
@@ -163,8 +164,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let now = tokio::time::Instant::now().into_std();
-        BalanceFuture::new(Work::new(Arc::clone(&self.shared), request, now), self.dial.clone())
+        BalanceFuture::new(Work::new(Arc::clone(&self.shared), request, now()), self.dial.clone())
     }
 }
 

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use bartizan_net::AddressError;
 use tokio::sync::watch;
 
+use crate::clock::now;
 use crate::queue::Queue;
 use crate::{Backend, Prepare, Table};
 
@@ -221,10 +222,6 @@ impl Cluster {
     fn now(&self) -> Option<Instant> {
         self.inner.rules.slow_start.map(|_| now())
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// What the checks say of a backend.

@@ -26,6 +26,8 @@
 //!
 //! A request without a key takes eligible backends with room in turn, as with HAProxy.
 
+use crate::splitmix::{GAMMA, mix};
+
 mod bound;
 mod choose;
 mod continuum;
@@ -44,19 +46,10 @@ pub use maglev::Maglev;
 pub use rendezvous::Rendezvous;
 pub use ring::RingHash;
 
-/// Mixes all bits with all others: the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014,
-/// with Stafford's constants).
-#[inline]
-fn mix(bits: u64) -> u64 {
-    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
-}
-
 /// The `n`th of the independent hashes that one hash gives, as SplitMix64 does.
 #[inline]
 fn nth(hash: u64, n: u64) -> u64 {
-    mix(hash.wrapping_add(GOLDEN.wrapping_mul(n.wrapping_add(1))))
+    mix(hash.wrapping_add(GAMMA.wrapping_mul(n.wrapping_add(1))))
 }
 
 /// Maps a hash evenly onto `0..count`.
@@ -64,9 +57,6 @@ fn nth(hash: u64, n: u64) -> u64 {
 fn onto(hash: u64, count: usize) -> usize {
     ((u128::from(hash) * count as u128) >> 64) as usize
 }
-
-/// 2^64 by the golden ratio, odd: its multiples are spread over all of 64 bits.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
 mod tests;

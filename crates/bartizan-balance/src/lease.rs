@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::clock::now;
 use crate::{Backend, Cluster, Observer, Policy, Table};
 
 /// Counts as in flight at its backend for as long as it lives.
@@ -45,7 +46,7 @@ impl Drop for Lease {
         home.finished(&self.backend);
         home.less(&self.backend);
         // Last: who waits is to see all of it.
-        if self.backend.limits().max.is_some() {
+        if self.backend.limits().is_limited() {
             home.cluster.queue().freed(&home.cluster.table(), &self.backend);
         }
     }
@@ -131,6 +132,6 @@ impl fmt::Debug for Home {
 }
 
 fn measured(since: Instant) -> (Duration, Instant) {
-    let now = tokio::time::Instant::now().into_std();
+    let now = now();
     (now.saturating_duration_since(since), now)
 }

@@ -25,6 +25,7 @@ mod affinity;
 mod backend;
 mod balance;
 mod checks;
+mod clock;
 mod cluster;
 mod discover;
 #[cfg(feature = "dns")]
@@ -43,6 +44,7 @@ mod probe;
 mod queue;
 mod resend;
 mod slow_start;
+mod splitmix;
 mod stick;
 mod sync;
 mod table;

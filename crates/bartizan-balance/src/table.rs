@@ -92,7 +92,7 @@ impl Table {
             weighing: 0,
             version: 0,
             panic: false,
-            limited: members.iter().any(|member| member.limits().max.is_some()),
+            limited: members.iter().any(|member| member.limits().is_limited()),
             next_step: None,
             members,
         };

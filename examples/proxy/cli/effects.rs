@@ -2,7 +2,7 @@
 
 use bartizan::balance::Limits;
 
-use super::{AuthMode, BackendArg, BalancingArgs, Check, Cli, Mode, Place, StickyBy};
+use super::{AuthMode, BackendArg, BalancingArgs, Check, Cli, Mode, StickyBy};
 
 /// Finds flags that contradict each other, that others need, or that would have no effect.
 pub(super) fn check(cli: &Cli) -> Result<(), String> {
@@ -110,12 +110,9 @@ fn check_backends(cli: &Cli) -> Result<(), String> {
     if let Some(backend) = cli.backend.iter().find(needless) {
         return Err(format!("minconn and maxqueue of {} need a maxconn", backend.name));
     }
-    let followed = cli.backend.iter().filter_map(|backend| match &backend.place {
-        Place::Followed { name, port } => Some((name, port)),
-        Place::Fixed(_) => None,
-    });
+    let mut followed = cli.backend.iter().filter_map(BackendArg::followed);
     let mut seen = std::collections::HashSet::new();
-    match followed.into_iter().find(|place| !seen.insert(*place)) {
+    match followed.find(|place| !seen.insert(*place)) {
         Some((name, port)) => Err(format!("dns:{name}:{port} is followed twice")),
         None => Ok(()),
     }

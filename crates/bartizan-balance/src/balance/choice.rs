@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::work::{InLine, Next, Watch, Work};
+use crate::clock::{self, A_YEAR};
 use crate::queue::{Joined, Waiting};
 use crate::{
     Affinity, BalanceError, Lease, OnDrain, OnPinnedDown, Pick, PickContext, Pin, Policy, Reason,
@@ -22,11 +23,14 @@ where
     pub(super) fn pick(&mut self) -> Result<Next, BalanceError> {
         let shared = Arc::clone(&self.shared);
         if !std::mem::take(&mut self.is_fresh) {
-            self.picked = Instant::now().into_std();
+            self.picked = clock::now();
         }
         let now = Instant::from_std(self.picked);
-        shared.layer.cluster.step(self.picked);
-        let table = shared.layer.cluster.table();
+        let mut table = shared.layer.cluster.table();
+        if table.next_step().is_some_and(|at| at <= self.picked) {
+            shared.layer.cluster.step(self.picked);
+            table = shared.layer.cluster.table();
+        }
         if let Some(pin) = self.pin {
             if let Some(next) = self.pinned(&shared, &table, pin, now)? {
                 return Ok(next);
@@ -193,11 +197,13 @@ where
             Joined::Served((pick, lease)) => self.agree_to(shared, table, pick, lease),
             Joined::Waits(waiting) => Ok(self.wait(shared, waiting)),
             Joined::Outdated => Ok(Next::Pick),
-            Joined::Full => {
-                let cluster = Arc::clone(shared.layer.cluster.name());
-                Err(self.refused(BalanceError::QueueFull { cluster }))
-            }
+            Joined::Full => Err(self.queue_full(shared)),
         }
+    }
+
+    fn queue_full(&mut self, shared: &Shared<P, A>) -> BalanceError {
+        let cluster = Arc::clone(shared.layer.cluster.name());
+        self.refused(BalanceError::QueueFull { cluster })
     }
 
     /// Waits for a slot of this very backend.
@@ -220,8 +226,7 @@ where
             Joined::Full
                 if self.pin.is_some_and(|pin| pin.contract.on_down == OnPinnedDown::Fail) =>
             {
-                let cluster = Arc::clone(shared.layer.cluster.name());
-                Err(self.refused(BalanceError::QueueFull { cluster }))
+                Err(self.queue_full(shared))
             }
             Joined::Full => {
                 // As HAProxy does beyond `maxqueue`: another one, at the price of persistence.
@@ -254,7 +259,7 @@ where
         match granted {
             Ok(Some(lease)) => {
                 let table = shared.layer.cluster.table();
-                self.picked = Instant::now().into_std();
+                self.picked = clock::now();
                 let same = |pick: &Pick| pick.backend.id() == lease.backend().id();
                 if let Some(pick) = expected.filter(same) {
                     return Ok(self.dial(&table, pick, lease));
@@ -303,7 +308,5 @@ fn watch<P, A>(shared: &Shared<P, A>, table: &Table, until: Instant) -> Option<W
 
 /// In so long, or in a year, if that is more than a clock can be moved by.
 fn later(now: Instant, span: std::time::Duration) -> Instant {
-    now + span.min(LONGEST)
+    now + span.min(A_YEAR)
 }
-
-const LONGEST: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);

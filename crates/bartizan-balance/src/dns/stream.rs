@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use tower::discover::Change;
 use super::reconcile::Follow;
 use super::{Family, Found, Resolve, ResolveError, ResolveFuture, SrvRecord};
 use crate::Backend;
+use crate::clock::{A_YEAR, now};
 
 /// The backends of [`DnsBackends`](super::DnsBackends) as they come and go.
 ///
@@ -146,7 +147,8 @@ async fn turn<R: Resolve>(mut follow: Box<Follow>, resolver: Arc<R>) -> Turn {
 
 /// Waits for the next answer; not for long, if there is something to be made known.
 async fn stalls<F: Future>(has_found: bool, next: F) -> Result<F::Output, Elapsed> {
-    timeout(if has_found { STALL } else { FOREVER }, next).await
+    // Else each question has a deadline of its own.
+    timeout(if has_found { STALL } else { A_YEAR }, next).await
 }
 
 /// In a task of its own, as questions for addresses are: a resolver of somebody's own may panic.
@@ -167,10 +169,6 @@ async fn bounded<T>(answer: ResolveFuture<T>) -> Result<Found<T>, ResolveError> 
     timeout(DEADLINE, answer).await.unwrap_or_else(late)
 }
 
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 /// Questions that are open at a time: many targets take few rounds, and no resolver is flooded.
 const AT_ONCE: usize = 16;
 
@@ -179,8 +177,5 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Families of one name are asked for at the same moment, and servers that know one know the other.
 const STALL: Duration = Duration::from_secs(2);
-
-/// Each question has a deadline of its own.
-const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 const AFTER_PANIC: Duration = Duration::from_secs(30);

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use twox_hash::XxHash3_64;
 
 use super::*;
+use crate::policy::tests::never_picks_but_the_full;
 use crate::{
     Backend, BackendId, Cluster, ClusterBuilder, Key, KeyOf, Lease, Limits, PickContext, Policy,
     Reason, SlowStart, Table, Why, key_fn,
@@ -99,6 +100,15 @@ fn the_same_names_and_weights_map_alike_everywhere() {
         };
         assert_eq!(numbers(&mapping(&policy, &web, 12)), expected, "{name}");
     }
+}
+
+#[test]
+fn nobody_is_picked_who_may_not_whatever_happens_to_the_cluster() {
+    never_picks_but_the_full(RingHash::new);
+    never_picks_but_the_full(RingHash::ketama);
+    never_picks_but_the_full(|| Maglev::new().entries(1_009));
+    never_picks_but_the_full(Rendezvous::new);
+    never_picks_but_the_full(Rendezvous::tree);
 }
 
 #[test]

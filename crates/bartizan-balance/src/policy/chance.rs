@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::passed::Passed;
 use super::{PickContext, Rejected};
 use crate::Table;
+use crate::splitmix::{GAMMA, mix};
 
 /// Splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): a
 /// counter whose values are mixed. Threads that draw at once get different numbers of one sequence.
@@ -23,13 +24,13 @@ impl Chance {
     }
 
     pub(super) fn next(&self) -> u64 {
-        mixed(self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA))
+        mix(self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA))
     }
 
     /// Two numbers for the price of one: what takes time is to write what threads share.
     fn next_two(&self) -> [u64; 2] {
         let state = self.0.fetch_add(GAMMA.wrapping_mul(2), Ordering::Relaxed);
-        [mixed(state.wrapping_add(GAMMA)), mixed(state.wrapping_add(GAMMA.wrapping_mul(2)))]
+        [mix(state.wrapping_add(GAMMA)), mix(state.wrapping_add(GAMMA.wrapping_mul(2)))]
     }
 
     /// Draws, by weight, up to `draws` backends that may be picked, and keeps the one that no other
@@ -107,16 +108,6 @@ impl Chance {
         Some((chosen?, passed.into_rejected()))
     }
 }
-
-fn mixed(state: u64) -> u64 {
-    let mut z = state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// 2^64 by the golden ratio, made odd, as the paper has it.
-const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Half of the weight gone leaves one pick of 256 to the walk. More would make a pick in a cluster
 /// that is nearly full dearer than the walk itself.

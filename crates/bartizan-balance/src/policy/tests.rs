@@ -75,7 +75,6 @@ pub(crate) fn never_picks_what_it_may_not<P: Policy>(make: impl Fn() -> P) {
 }
 
 /// For policies of affinity: as [`never_picks_what_it_may_not`], but who has no room may be picked.
-#[allow(dead_code, reason = "for policies that wait for the backend of a key")]
 pub(crate) fn never_picks_but_the_full<P: Policy>(make: impl Fn() -> P) {
     picks_only(make, |why| why != Why::Full);
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::StickTable;
 use super::stored::Stored;
+use crate::clock::now;
 use crate::{BackendId, Key};
 
 /// The backend that requests of one key try.
@@ -112,7 +113,7 @@ impl Part {
     /// The connection is established. Writes the entry, unless it says so already.
     pub(super) fn settled(&mut self, backend: BackendId) {
         // The request's own time may be long past: it may have waited for a slot.
-        let now = self.table.inner.time(tokio::time::Instant::now().into_std());
+        let now = self.table.inner.time(now());
         let news = self.pinned != Some(backend);
         if news {
             self.pinned = Some(backend);

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::StickTable;
 use super::claims::Part;
 use super::sticky::BY;
+use crate::clock::now;
 use crate::{
     Affinity, Backend, BackendId, BoxError, Cluster, Free, Key, KeyOf, Pick, Pin, StickyContract,
     Tie,
@@ -241,7 +242,7 @@ impl<S: StickStore> Shared<S> {
 
 impl<S> Shared<S> {
     fn in_trouble<R: Default>(&self, doing: &'static str, error: &dyn fmt::Display) -> R {
-        let now = tokio::time::Instant::now().into_std();
+        let now = now();
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = trouble.report(now) {
             let cluster = self.cluster.name();
