@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use bartizan_net::{Address, Target};
 
+use crate::health::HealthState;
 use crate::latency::Latency;
+use crate::live::Live;
 use crate::load::Load;
+use crate::{CheckState, Condition};
 
 /// One server of a [`Cluster`](crate::Cluster): what it is, and its live state.
 ///
@@ -28,12 +30,12 @@ pub struct Backend {
     role: Role,
     limits: Limits,
     weight: AtomicU16,
-    state: AtomicU8,
-    condition: AtomicU8,
-    // Counts how often it was set down to be checked first.
-    trial: AtomicU64,
-    // Since when it is back, while that matters.
-    recovered: Mutex<Option<Instant>>,
+    // What was configured, which an agent's percentages are of.
+    initial_weight: u16,
+    // A maximum that an agent has set instead of the limits' own; `NO_MAX` if none has.
+    max: AtomicU32,
+    pub(crate) live: Live,
+    tracked: Option<Arc<Backend>>,
 }
 
 /// Tells backends apart for the life of the process; never used twice.
@@ -128,10 +130,10 @@ impl Backend {
             load: Load::default(),
             latency: Latency::default(),
             weight: AtomicU16::new(1),
-            state: AtomicU8::new(State::Ready as u8),
-            condition: AtomicU8::new(UP),
-            trial: AtomicU64::new(0),
-            recovered: Mutex::new(None),
+            initial_weight: 1,
+            max: AtomicU32::new(NO_MAX),
+            live: Live::new(),
+            tracked: None,
         }
     }
 
@@ -143,7 +145,8 @@ impl Backend {
     /// Gets this share, from 0 to 256, in relation to the others; above counts as 256. 0: as
     /// [`State::Drain`]. Default: 1.
     pub fn with_weight(self, weight: u16) -> Self {
-        Self { weight: AtomicU16::new(weight.min(MAX_WEIGHT)), ..self }
+        let initial_weight = weight.min(MAX_WEIGHT);
+        Self { weight: AtomicU16::new(initial_weight), initial_weight, ..self }
     }
 
     /// Is used in this role.
@@ -154,6 +157,14 @@ impl Backend {
     /// Takes no more than this at a time.
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Is as well as `other`, which is checked instead of it: HAProxy's `track`. One server that is in
+    /// several clusters, under whatever limits and weights, is then probed once.
+    ///
+    /// `other` has to be in a cluster that is checked, and may itself track a third.
+    pub fn tracking(self, other: Arc<Backend>) -> Self {
+        Self { tracked: Some(other), ..self }
     }
 
     /// What tells it apart from all other backends of this process.
@@ -173,7 +184,15 @@ impl Backend {
 
     /// How much it takes at a time.
     pub fn limits(&self) -> Limits {
-        self.limits
+        match self.max.load(Ordering::Relaxed) {
+            NO_MAX => self.limits,
+            max => self.limits.max(max),
+        }
+    }
+
+    /// The backend that is checked instead of this one.
+    pub fn tracked(&self) -> Option<&Arc<Backend>> {
+        self.tracked.as_ref()
     }
 
     /// Its share in relation to the others, from 0 to 256. Set by
@@ -184,11 +203,7 @@ impl Backend {
 
     /// What the operator wants of it. Set by [`Change::set_state`](crate::Change::set_state).
     pub fn state(&self) -> State {
-        match self.state.load(Ordering::Relaxed) {
-            DRAIN => State::Drain,
-            MAINTENANCE => State::Maintenance,
-            _ => State::Ready,
-        }
+        self.live.wanted()
     }
 
     /// How many picks are in flight: requests until the end of the body, connections until closed.
@@ -203,71 +218,26 @@ impl Backend {
 
     /// Whether the checks find it well. Eligible is what is up in the [`Table`](crate::Table).
     pub fn is_up(&self) -> bool {
-        self.condition.load(Ordering::Relaxed) == UP
+        self.live.checked() <= CheckState::Stopping
     }
 
-    /// Whether it may be used in panic: unless it has not been checked yet though it has to be, or
-    /// is not who it should be.
-    pub(crate) fn may_be_tried(&self) -> bool {
-        matches!(self.condition.load(Ordering::Relaxed), UP | DOWN)
+    /// What it is, all in all, whatever its weight.
+    pub fn condition(&self) -> Condition {
+        self.live.look(HealthState::condition)
     }
 
-    /// Returns whether it was down, and whether that was more than waiting for a first check. Only
-    /// the cluster may say so, because it has to publish a new table with it.
-    pub(crate) fn set_up(&self) -> (bool, bool) {
-        let was = self.condition.swap(UP, Ordering::Relaxed);
-        (was != UP, was != UP && was != UNPROVEN)
-    }
-
-    /// Returns whether that is news. As for [`set_up`](Self::set_up).
-    pub(crate) fn set_down(&self, unfit: bool) -> bool {
-        let to = if unfit { UNFIT } else { DOWN };
-        match self.condition.load(Ordering::Relaxed) {
-            UP => self.condition.store(to, Ordering::Relaxed),
-            DOWN if unfit => self.condition.store(to, Ordering::Relaxed),
-            // It has yet to pass a check, and once it does that is a recovery.
-            UNPROVEN => {
-                self.condition.store(UNPROVEN_AGAIN, Ordering::Relaxed);
-                return false;
-            }
-            _ => return false,
-        }
-        true
-    }
-
-    /// As for [`set_up`](Self::set_up).
+    /// Only the cluster may, because it has to publish a new table with it.
     pub(crate) fn set_weight(&self, weight: u16) {
         self.weight.store(weight.min(MAX_WEIGHT), Ordering::Relaxed);
     }
 
-    /// As for [`set_up`](Self::set_up).
-    pub(crate) fn set_state(&self, state: State) {
-        self.state.store(state as u8, Ordering::Relaxed);
+    pub(crate) fn initial_weight(&self) -> u16 {
+        self.initial_weight
     }
 
-    /// Sets it down until a check that starts from here on says otherwise. Only the cluster may,
-    /// with its writers' lock held.
-    pub(crate) fn put_on_trial(&self) {
-        let to = match self.condition.load(Ordering::Relaxed) {
-            UP | UNPROVEN => UNPROVEN,
-            _ => UNPROVEN_AGAIN,
-        };
-        self.condition.store(to, Ordering::Relaxed);
-        // Last, so that whoever sees the new trial does not take it for up.
-        self.trial.fetch_add(1, Ordering::Release);
-    }
-
-    /// Which trial it is on: a verdict of an earlier one does not count any more.
-    pub(crate) fn trial(&self) -> u64 {
-        self.trial.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn recovered(&self) -> Option<Instant> {
-        *self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set_recovered(&self, at: Option<Instant>) {
-        *self.recovered.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    /// As for [`set_weight`](Self::set_weight). 0: any number.
+    pub(crate) fn set_max(&self, max: u32) {
+        self.max.store(max.min(NO_MAX - 1), Ordering::Relaxed);
     }
 }
 
@@ -305,19 +275,4 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// HAProxy's.
 pub(crate) const MAX_WEIGHT: u16 = 256;
 
-const UP: u8 = 0;
-
-const DOWN: u8 = 1;
-
-/// Down, and not who it should be.
-const UNFIT: u8 = 2;
-
-/// Down until a first check.
-const UNPROVEN: u8 = 3;
-
-/// The same, of one that was seen down.
-const UNPROVEN_AGAIN: u8 = 4;
-
-const DRAIN: u8 = State::Drain as u8;
-
-const MAINTENANCE: u8 = State::Maintenance as u8;
+const NO_MAX: u32 = u32::MAX;

@@ -113,7 +113,8 @@ impl<P: Policy, A, M> Layer<M> for BalanceLayer<P, A> {
 /// for any, in the order of arrival.
 ///
 /// What is safe to repeat ([`Resend`]) and was not answered with a single byte
-/// ([`Unanswered`](crate::Unanswered)) is sent once more, to another backend while there is one.
+/// ([`Unanswered`](crate::Unanswered)) is sent again, to another backend while there is one: once
+/// in any case, and further times within the retries.
 ///
 /// Always ready. Clones share the policy's state. Cancel safe: dropping the future gives back what
 /// is in flight, and the place in a queue.

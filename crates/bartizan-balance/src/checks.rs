@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bartizan_net::TcpDial;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tower_service::Service;
 
 use crate::clock::A_YEAR;
-use crate::cluster::{Judgement, Probation};
-use crate::{Backend, BackendId, Cluster, DialProbe, Health, InitState, Verdict};
+use crate::cluster::{Attachment, Say};
+use crate::health::{CheckRules, Token};
+use crate::{Backend, BackendId, CheckState, Cluster, DialProbe, InitState, Verdict};
 
 /// How the backends of a cluster are checked. Defaults are HAProxy's, except that a backend which has
 /// never been checked is out after `fall` failures too, rather than after the first.
@@ -80,8 +82,7 @@ impl<Pr> Checks<Pr> {
     ///
     /// With a state of down, no backend is eligible from the moment that [`Cluster::check`] is
     /// called, or that it is added, until it has been checked; it is then probed at once. That is
-    /// also so if earlier checks found it up: they may have looked for something else. Have one set
-    /// of checks per cluster then: with a second one beside it, either brings backends up.
+    /// also so if earlier checks found it up: they may have looked for something else.
     pub fn init_state(self, init_state: InitState) -> Self {
         Self { init_state, ..self }
     }
@@ -106,9 +107,10 @@ impl Cluster {
         Pr::Future: Send,
     {
         // Here and not in the task: before it has run, connections might be balanced already.
-        let probation = checks.init_state.is_down().then(|| self.on_probation());
-        let task = tokio::spawn(supervise(self.clone(), checks));
-        CheckGuard { task: task.abort_handle(), _probation: probation }
+        let attachment = self.attach(checks.rules());
+        let membership = self.membership();
+        let task = tokio::spawn(supervise(attachment.say(), membership, checks));
+        CheckGuard { task: task.abort_handle(), _attachment: attachment }
     }
 }
 
@@ -117,7 +119,7 @@ impl Cluster {
 #[must_use = "dropped, it ends the checks"]
 pub struct CheckGuard {
     task: AbortHandle,
-    _probation: Option<Probation>,
+    _attachment: Attachment,
 }
 
 impl CheckGuard {
@@ -134,22 +136,27 @@ impl Drop for CheckGuard {
 }
 
 /// Keeps one task per member. Dropping the set, by an abort too, ends them all.
-async fn supervise<Pr>(cluster: Cluster, checks: Checks<Pr>)
+async fn supervise<Pr>(say: Say, mut membership: watch::Receiver<u64>, checks: Checks<Pr>)
 where
     Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible>,
     Pr: Clone + Send + Sync + 'static,
     Pr::Future: Send,
 {
-    let mut membership = cluster.membership();
     let mut tasks = JoinSet::new();
-    // One task per member and trial: what is taken out and put back may be on a new trial.
-    let mut running: HashMap<(BackendId, u64), AbortHandle> = HashMap::new();
+    // One task per member and time of membership.
+    let mut running: HashMap<(BackendId, Token), AbortHandle> = HashMap::new();
     let mut known = HashSet::new();
     loop {
         membership.borrow_and_update();
-        let members = Arc::clone(cluster.table().members());
-        let trials: Vec<_> = members.iter().map(|member| (member.id(), member.trial())).collect();
-        let ids: HashSet<_> = trials.iter().copied().collect();
+        let Some(members) = say.cluster().map(|cluster| Arc::clone(cluster.table().members()))
+        else {
+            return;
+        };
+        let said: Vec<_> = members
+            .iter()
+            .filter_map(|member| Some((Arc::clone(member), say.token(member)?)))
+            .collect();
+        let ids: HashSet<_> = said.iter().map(|(member, token)| (member.id(), *token)).collect();
         running.retain(|id, task| {
             let stays = ids.contains(id);
             if !stays {
@@ -157,7 +164,8 @@ where
             }
             stays
         });
-        for (position, (backend, id)) in members.iter().zip(trials).enumerate() {
+        for (position, (backend, token)) in said.into_iter().enumerate() {
+            let id = (backend.id(), token);
             running.entry(id).or_insert_with(|| {
                 // A probe that has panicked must not do so in a loop.
                 let again = known.contains(&id);
@@ -167,16 +175,17 @@ where
                     (false, false) => position as f64 / members.len() as f64,
                 };
                 let first = checks.every.mul_f64(intervals);
-                let health = checks.health(backend.is_up(), !again);
-                let watch =
-                    Watch { cluster: cluster.clone(), backend: Arc::clone(backend), trial: id.1 };
-                tasks.spawn(watch.run(checks.clone(), health, first))
+                let watch = Watch { say: say.clone(), backend, token };
+                tasks.spawn(watch.run(checks.clone(), first))
             });
         }
         known = ids;
         tokio::select! {
-            // The cluster is held here, and with it the sender: this cannot fail.
-            _ = membership.changed() => {}
+            changed = membership.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
             // Aborted above, or the probe has panicked: it is started anew.
             Some(_) = tasks.join_next() => running.retain(|_, task| !task.is_finished()),
         }
@@ -184,33 +193,26 @@ where
 }
 
 impl<Pr> Checks<Pr> {
-    /// The state that a backend is first judged from.
-    fn health(&self, up: bool, first: bool) -> Health {
-        let health = Health::new(self.rise, self.fall).starting(up);
-        let one_short = match self.init_state {
-            InitState::Up => up,
-            InitState::Down => !up,
-            InitState::FullyUp | InitState::FullyDown => false,
-        };
-        if first && one_short { health.one_short() } else { health }
+    fn rules(&self) -> CheckRules {
+        CheckRules { rise: self.rise, fall: self.fall, init: self.init_state }
     }
 }
 
 /// The checks of one backend.
 struct Watch {
-    cluster: Cluster,
+    say: Say,
     backend: Arc<Backend>,
-    trial: u64,
+    token: Token,
 }
 
 impl Watch {
-    async fn run<Pr>(self, checks: Checks<Pr>, mut health: Health, first: Duration)
+    async fn run<Pr>(self, checks: Checks<Pr>, first: Duration)
     where
         Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible> + Clone,
     {
         let mut ticks = interval_at(Instant::now() + first, checks.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = Told::Nothing;
+        let mut told = None;
         loop {
             ticks.tick().await;
             let asked = ask(checks.probe.clone(), &self.backend);
@@ -218,54 +220,26 @@ impl Watch {
                 Ok(verdict) => verdict,
                 Err(_) => Verdict::fail(format_args!("no answer within {:?}", checks.timeout)),
             };
-            let change = health.observe(&verdict);
-            let judgement = match (&verdict, change) {
-                (Verdict::Unfit { .. }, _) => Some(Judgement::Unfit),
-                (_, Some(true)) => Some(Judgement::Up),
-                (_, Some(false)) => Some(Judgement::Down),
-                // News to a cluster in which it has not been looked at.
-                (Verdict::Fail { .. }, None) if !health.is_up() => Some(Judgement::Down),
-                (_, None) => None,
+            let was = self.backend.is_up();
+            let Some(cluster) = self.say.cluster() else { return };
+            let Some(observed) = cluster.observe(&self.backend, self.token, &verdict) else {
+                return;
             };
-            judgement.map(|judgement| self.cluster.judge(&self.backend, self.trial, judgement));
-            if self.backend.trial() != self.trial {
-                return; // The verdict was of an earlier trial; the next one has its own watch.
+            let up = observed.state <= CheckState::Stopping;
+            if up || was {
+                told = None;
             }
-            if change.is_some() || !health.is_up() {
-                self.tell(&verdict, change.is_some(), &mut told, (checks.rise, checks.fall));
+            // What it was when it went down, the cluster has told.
+            if !up && !was && told != Some(observed.state) && !verdict.is_pass() {
+                let (cluster, backend) = (cluster.name(), self.backend.name());
+                let reason = verdict.reason();
+                tracing::warn!(%cluster, %backend, reason, "backend stays {:?}", observed.state);
+            }
+            if !up {
+                told = Some(observed.state);
             }
         }
     }
-
-    /// Tells of each change, and of each new kind of reason why a backend stays down.
-    fn tell(&self, verdict: &Verdict, change: bool, told: &mut Told, (rise, fall): (u32, u32)) {
-        let (cluster, backend) = (self.cluster.name(), self.backend.name());
-        let state = if change { "is" } else { "stays" };
-        match verdict {
-            Verdict::Pass if change => {
-                *told = Told::Nothing;
-                tracing::info!(%cluster, %backend, rise, "backend is up");
-            }
-            Verdict::Pass => {}
-            Verdict::Fail { reason } if change || *told == Told::Nothing => {
-                *told = Told::Down;
-                tracing::warn!(%cluster, %backend, reason, fall, "backend {state} down");
-            }
-            Verdict::Unfit { reason } if change || *told != Told::Unfit => {
-                *told = Told::Unfit;
-                tracing::warn!(%cluster, %backend, reason, "backend {state} down: it is unfit");
-            }
-            Verdict::Fail { .. } | Verdict::Unfit { .. } => {}
-        }
-    }
-}
-
-/// What was said last of why a backend is down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Down,
-    Unfit,
 }
 
 async fn ask<Pr>(mut probe: Pr, backend: &Arc<Backend>) -> Verdict

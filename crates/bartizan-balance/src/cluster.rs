@@ -1,25 +1,29 @@
 //! Named sets of backends.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use bartizan_net::AddressError;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::clock::now;
+use crate::health::CheckRules;
+use crate::passive::Passive;
 use crate::queue::Queue;
-use crate::{Backend, Prepare, Table};
+use crate::{Backend, HealthChange, Prepare, Table};
 
 mod builder;
 mod change;
 mod load;
+mod vitals;
 
 pub use builder::ClusterBuilder;
 pub(crate) use builder::Rules;
 pub use change::Change;
 pub(crate) use load::ClusterLoad;
+pub(crate) use vitals::{Attachment, Say};
 
 /// A named set of backends. Clones are handles on the same set.
 ///
@@ -31,7 +35,7 @@ pub struct Cluster {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     name: Arc<str>,
     rules: Rules,
     table: ArcSwap<Table>,
@@ -41,13 +45,15 @@ struct Inner {
     membership: watch::Sender<u64>,
     // Holds the version of the table.
     version: watch::Sender<u64>,
+    // Once somebody wants to know.
+    changes: OnceLock<broadcast::Sender<HealthChange>>,
 }
 
 /// What only those who publish look at.
 #[derive(Debug, Default)]
 struct Writing {
-    // The number of `Probation`s: while there is one, what is added starts down.
-    probations: usize,
+    // The sets of checks that judge what is added.
+    checks: Vec<(u64, CheckRules)>,
     prepare: Vec<Weak<dyn Prepare>>,
 }
 
@@ -82,7 +88,7 @@ impl Cluster {
 
     /// As [`update`](Self::update), at the time `now`, for who has a clock of his own: simulations.
     ///
-    /// Only slow start depends on the time. Whoever picks has to [`step`](Self::step) by the same
+    /// Slow start and ejections depend on the time. Whoever picks has to [`step`](Self::step) by the same
     /// clock.
     ///
     /// # Errors
@@ -93,68 +99,31 @@ impl Cluster {
         now: Instant,
         change: impl FnOnce(&mut Change),
     ) -> Result<(), ClusterError> {
-        let now = self.inner.rules.slow_start.map(|_| now);
         let writing = self.writing();
         let old = self.inner.table.load();
         let mut asked = Change::new(Arc::clone(&old));
         change(&mut asked);
-        let Some(members) = asked.apply(now)? else {
+        let (members, mut changed) = asked.apply(now)?;
+        let Some(members) = members else {
             self.publish(&writing, old.refreshed(&self.inner.rules, now));
+            drop(writing);
+            self.announce(changed);
             return Ok(());
         };
-        if writing.probations > 0 {
-            let stay: HashSet<_> = old.members().iter().map(|member| member.id()).collect();
-            let added = members.iter().filter(|member| !stay.contains(&member.id()));
-            added.for_each(|member| member.put_on_trial());
-        }
+        changed.extend(self.admit(&writing, old.members(), &members, now));
         self.inner.queue.load().members(&members);
         let table = old.replaced(members.into(), &self.inner.rules, now);
         let membership = table.membership();
         self.publish(&writing, table);
         self.inner.membership.send_replace(membership);
+        drop(writing);
+        self.announce(changed);
         Ok(())
     }
 
-    /// Records that a backend is up or down, and publishes it. Returns whether that is news.
-    #[cfg(test)]
-    pub(crate) fn set_up(&self, backend: &Backend, up: bool) -> bool {
-        self.judge(backend, backend.trial(), if up { Judgement::Up } else { Judgement::Down })
-    }
-
-    /// Records how a backend is, and publishes it, unless it was put on trial since `trial`. Returns
-    /// whether that is news.
-    pub(crate) fn judge(&self, backend: &Backend, trial: u64, judgement: Judgement) -> bool {
-        let writing = self.writing();
-        if backend.trial() != trial {
-            return false;
-        }
-        let news = match judgement {
-            Judgement::Up => {
-                let (news, recovered) = backend.set_up();
-                if news {
-                    backend.set_recovered(self.now().filter(|_| recovered));
-                }
-                news
-            }
-            Judgement::Down => backend.set_down(false),
-            Judgement::Unfit => backend.set_down(true),
-        };
-        let table = self.inner.table.load();
-        // Another cluster that shares the backend may have recorded it already, for itself.
-        if news || !table.knows(backend) {
-            self.publish(&writing, table.refreshed(&self.inner.rules, self.now()));
-        }
-        news
-    }
-
-    /// Sets all backends down, and from now on those that are added, in one step.
-    pub(crate) fn on_probation(&self) -> Probation {
-        let mut writing = self.writing();
-        writing.probations += 1;
-        let old = self.inner.table.load();
-        old.members().iter().for_each(|member| member.put_on_trial());
-        self.publish(&writing, old.refreshed(&self.inner.rules, self.now()));
-        Probation { cluster: self.clone() }
+    /// Who judges backends by what becomes of picks.
+    pub(crate) fn passive(&self) -> Option<&Passive> {
+        self.inner.rules.passive.as_deref()
     }
 
     pub(crate) fn membership(&self) -> watch::Receiver<u64> {
@@ -180,7 +149,7 @@ impl Cluster {
         }
     }
 
-    /// Lets slow start go on, if it is time for that.
+    /// Lets slow starts and ejections go on, if it is time for that.
     ///
     /// [`Balance`](crate::Balance) calls it; only who picks without one has to, with the time of the
     /// pick.
@@ -192,14 +161,13 @@ impl Cluster {
         // Somebody else who publishes does this as well.
         let Ok(writing) = self.inner.writing.try_lock() else { return };
         let table = self.inner.table.load();
-        if let Some(ramp) = self.inner.rules.slow_start.filter(|_| due(&table)) {
-            for member in table.members().iter() {
-                if member.recovered().is_some_and(|since| ramp.is_over(since, now)) {
-                    member.set_recovered(None);
-                }
-            }
-            self.publish(&writing, table.refreshed(&self.inner.rules, Some(now)));
+        if !due(&table) {
+            return;
         }
+        let changed = self.move_on(&table, now);
+        self.publish(&writing, table.refreshed(&self.inner.rules, now));
+        drop(writing);
+        self.announce(changed);
     }
 
     fn publish(&self, writing: &Writing, table: Table) {
@@ -216,32 +184,6 @@ impl Cluster {
 
     fn writing(&self) -> std::sync::MutexGuard<'_, Writing> {
         self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The time, where anything depends on it.
-    fn now(&self) -> Option<Instant> {
-        self.inner.rules.slow_start.map(|_| now())
-    }
-}
-
-/// What the checks say of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Judgement {
-    Up,
-    Down,
-    /// Down, and not who it should be: not even panic may use it.
-    Unfit,
-}
-
-/// While it is held, backends that are added to the cluster start down.
-#[derive(Debug)]
-pub(crate) struct Probation {
-    cluster: Cluster,
-}
-
-impl Drop for Probation {
-    fn drop(&mut self) {
-        self.cluster.writing().probations -= 1;
     }
 }
 

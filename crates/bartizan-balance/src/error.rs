@@ -110,8 +110,8 @@ impl<Req> std::error::Error for NotSent<Req> {
 
 /// The error of a call that was sent, at least in part, and not answered with a single byte.
 ///
-/// [`Balance`](crate::Balance) sends what is safe to repeat ([`Resend`](crate::Resend)) once more,
-/// to another backend while there is one.
+/// [`Balance`](crate::Balance) sends what is safe to repeat ([`Resend`](crate::Resend)) again, to
+/// another backend while there is one.
 #[derive(Debug, thiserror::Error)]
 #[error("the backend answered nothing")]
 pub struct Unanswered(#[source] BoxError);

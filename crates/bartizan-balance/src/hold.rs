@@ -8,7 +8,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::Lease;
+use crate::{Lease, Outcome};
 
 /// A response that [`Balance`](crate::Balance) can give back, and until when its pick is in flight.
 pub trait Hold {
@@ -21,6 +21,11 @@ pub trait Hold {
 
     /// Keeps `lease` until the response is over.
     fn hold(self, lease: Lease) -> Self::Held;
+
+    /// What it says of the backend. Default: that it was dialled.
+    fn outcome(&self) -> Outcome {
+        Outcome::Dialled
+    }
 }
 
 /// A tunnel that has ended is no longer in flight.
@@ -50,6 +55,10 @@ impl<B: Body> Hold for Response<B> {
     fn hold(self, lease: Lease) -> Self::Held {
         // Servers do not poll a body that has ended before it began.
         self.map(|body| Leased { lease: (!body.is_end_stream()).then_some(lease), body })
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome::Answered { status: self.status(), retry_after: None }
     }
 }
 
@@ -82,6 +91,9 @@ impl<B: Body> Body for Leased<B> {
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         // Servers drop a body late, or only with the connection; its end is what counts.
         if !matches!(frame, Some(Ok(_))) || this.body.is_end_stream() {
+            if let (Some(lease), Some(Err(_))) = (&*this.lease, &frame) {
+                lease.report(|| Outcome::BrokenOff);
+            }
             *this.lease = None;
         }
         Poll::Ready(frame)

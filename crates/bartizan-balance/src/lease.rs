@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::now;
-use crate::{Backend, Cluster, Observer, Policy, Table};
+use crate::{Backend, Cluster, Observer, Outcome, Policy, Table};
 
 /// Counts as in flight at its backend for as long as it lives.
 ///
@@ -33,6 +33,15 @@ impl Lease {
     /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// Tells who judges backends by it what became of the pick.
+    pub(crate) fn report(&self, outcome: impl FnOnce() -> Outcome) {
+        if let Some(home) = &self.home
+            && let Some(passive) = home.cluster.passive()
+        {
+            passive.note(&home.cluster, &self.backend, outcome(), now());
+        }
     }
 }
 

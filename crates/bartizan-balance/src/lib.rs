@@ -37,8 +37,11 @@ mod hold;
 mod key;
 mod latency;
 mod lease;
+mod live;
 mod load;
 mod min_healthy;
+mod outcome;
+mod passive;
 mod policy;
 mod probe;
 mod queue;
@@ -57,11 +60,15 @@ pub use cluster::{Change, Cluster, ClusterBuilder, ClusterError};
 pub use discover::FollowGuard;
 pub use error::{BalanceError, NotSent, Unanswered};
 pub use hash::{BalanceFactor, KetamaKey, Maglev, Rendezvous, RingHash};
-pub use health::{Health, InitState, Verdict};
+pub use health::{
+    AgentReply, AgentWeight, CheckState, Condition, Health, HealthChange, HealthChanges,
+    HealthReport, InitState, MissedChanges, OnError, Pace, Verdict,
+};
 pub use hold::{Hold, Leased};
 pub use key::{HashBy, Hashed, Key, KeyFn, KeyOf, SniKey, SourceKey, key_fn};
 pub use lease::Lease;
 pub use min_healthy::MinHealthy;
+pub use outcome::Outcome;
 pub use policy::{
     First, LeastConn, Observer, PeakEwma, Pick, PickContext, Policy, PowerOfTwo, Prepare, Random,
     Reason, Rejected, Rejection, RoundRobin, Why,

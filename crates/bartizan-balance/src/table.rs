@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cluster::{ClusterLoad, Rules};
-use crate::{Backend, BackendId, PickContext, State, Why};
+use crate::{Backend, BackendId, CheckState, PickContext, State, Why};
 use bits::Bits;
 use classes::Classes;
 use facts::{Facts, full};
@@ -33,8 +33,8 @@ pub struct Table {
     eligible: Bits,
     // What a pinned client may go to, eligible or not: what is up and not in maintenance.
     standing: Bits,
-    // What was up when this was made.
-    up: Bits,
+    // Positions of those whose ejection is over.
+    trials: Arc<[u32]>,
     // Weights as they count now, in sixteenths: less than configured during slow start.
     shares: Arc<[u32]>,
     // What the eligible ones before each weigh together.
@@ -73,7 +73,7 @@ impl Table {
         members: Arc<[Arc<Backend>]>,
         rules: &Rules,
         load: Arc<ClusterLoad>,
-        now: Option<Instant>,
+        now: Instant,
     ) -> Self {
         let ids = members.iter().zip(0..).map(|(member, place)| (member.id(), place)).collect();
         let names =
@@ -83,7 +83,7 @@ impl Table {
             weights: [].into(),
             eligible: Bits::new([].into_iter()),
             standing: Bits::new([].into_iter()),
-            up: Bits::new([].into_iter()),
+            trials: [].into(),
             shares: [].into(),
             before: [].into(),
             classes: Classes::new(&Bits::new([].into_iter()), &[]),
@@ -92,7 +92,7 @@ impl Table {
             weighing: 0,
             version: 0,
             panic: false,
-            limited: members.iter().any(|member| member.limits().is_limited()),
+            limited: false,
             next_step: None,
             members,
         };
@@ -104,7 +104,7 @@ impl Table {
         &self,
         members: Arc<[Arc<Backend>]>,
         rules: &Rules,
-        now: Option<Instant>,
+        now: Instant,
     ) -> Self {
         let mut table = Self::new(members, rules, Arc::clone(&self.load), now);
         table.membership = self.membership + 1;
@@ -114,21 +114,21 @@ impl Table {
     }
 
     /// The next table, of the same members, asked again how they are.
-    pub(crate) fn refreshed(&self, rules: &Rules, now: Option<Instant>) -> Self {
-        let ramp = rules.slow_start.zip(now);
-        let facts = Facts::of(&self.members, ramp);
+    pub(crate) fn refreshed(&self, rules: &Rules, now: Instant) -> Self {
+        let ramp = rules.slow_start.map(|ramp| (ramp, now));
+        let facts = Facts::of(&self.members, ramp, rules.keep);
         let (eligible, panic) = facts.eligible(rules);
         let others = facts.other_weights(&self.weights);
         let (weighing, shares) = (self.weighing + u64::from(others.is_some()), facts.shares());
         let classes = Classes::new(&eligible, &shares);
         let before = before(&eligible, &shares);
+        let warming = ramp.filter(|_| facts.are_warming()).map(|(ramp, now)| now + ramp.step());
         Self {
             members: Arc::clone(&self.members),
             places: Arc::clone(&self.places),
             weights: others.unwrap_or_else(|| Arc::clone(&self.weights)),
             eligible,
             standing: facts.standing(panic),
-            up: facts.up(),
             shares,
             before,
             classes,
@@ -137,8 +137,9 @@ impl Table {
             weighing,
             version: self.version + 1,
             panic,
-            limited: self.limited,
-            next_step: ramp.filter(|_| facts.are_warming()).map(|(ramp, now)| now + ramp.step()),
+            trials: facts.trials(),
+            limited: self.members.iter().any(|member| member.limits().is_limited()),
+            next_step: warming.into_iter().chain(facts.next_return()).min(),
         }
     }
 
@@ -168,7 +169,7 @@ impl Table {
         self.panic
     }
 
-    /// When shares change again, though nothing happens: during slow start.
+    /// When it changes again, though nothing happens: during a slow start or an ejection.
     pub fn next_step(&self) -> Option<Instant> {
         self.next_step
     }
@@ -193,9 +194,9 @@ impl Table {
         &self.shares
     }
 
-    /// Whether it has taken up whether this backend is up.
-    pub(crate) fn knows(&self, backend: &Backend) -> bool {
-        self.position(backend.id()).is_none_or(|p| self.up.get(p) == backend.is_up())
+    /// Positions of the backends whose ejection is over, and which have yet to show that they work.
+    pub fn trials(&self) -> &[u32] {
+        &self.trials
     }
 
     /// Whether the backend at this position may be picked; `false` past the end.
@@ -218,7 +219,9 @@ impl Table {
         let Some(member) = self.members.get(position) else { return Standing::Out };
         match member.state() {
             _ if !self.standing.get(position) => Standing::Out,
-            State::Ready if member.weight() > 0 => Standing::Serving,
+            State::Ready if member.weight() > 0 && member.live.checked() == CheckState::Up => {
+                Standing::Serving
+            }
             _ => Standing::Draining,
         }
     }

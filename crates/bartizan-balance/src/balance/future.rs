@@ -10,7 +10,7 @@
 //! ## Pick  => Watch       the client's backend is down: until it is back
 //! ## Ready => Dial => Dialled => Call
 //! ## Dial  => Pick        the dial failed: another backend, while there are retries left
-//! ## Call  => Pick        the request came back unsent, or a spare may be sent, once
+//! ## Call  => Pick        the request came back unsent, or a spare may be sent
 //! ```
 
 use std::fmt;
@@ -155,8 +155,8 @@ where
                 }
                 StateProj::Call { call, .. } => match ready!(call.poll(cx)) {
                     Ok(response) => {
-                        let at_end = <M::Response as Service<Req>>::Response::IS_THE_END;
-                        return Poll::Ready(Ok(response.hold(work.answered(at_end))));
+                        let lease = work.answered(&response);
+                        return Poll::Ready(Ok(response.hold(lease)));
                     }
                     Err(error) => work.call_failed(error.into())?.into(),
                 },

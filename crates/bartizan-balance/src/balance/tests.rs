@@ -333,24 +333,29 @@ async fn that_a_backend_had_the_request_is_not_forgotten_for_a_later_dial() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_safe_and_was_not_answered_is_sent_once_more_to_another_backend() {
+async fn what_is_safe_and_was_not_answered_is_sent_again_to_other_backends() {
     let start = Instant::now();
     let net = Net::steps(&[Then::Silent, Then::Answer]);
     assert_eq!(&*ask(&over(&["a", "b", "c"], &net), GET).await.unwrap(), "b");
     assert_eq!(net.log(), ["dial a", "a get", "dial b", "b get"]);
 
-    // Once: the second silence is the answer.
+    // Two of three die at once.
+    let net = Net::steps(&[Then::Silent, Then::Silent, Then::Answer]);
+    assert_eq!(&*ask(&over(&["a", "b", "c"], &net), GET).await.unwrap(), "c");
+
+    // As often as there are retries.
     let net = Net::new(|_, _| Then::Silent);
-    let error = ask(&over(&["a", "b", "c"], &net), GET).await.unwrap_err();
-    assert_eq!(net.log(), ["dial a", "a get", "dial b", "b get"]);
+    let layer = BalanceLayer::new(cluster(&["a", "b", "c"]), RoundRobin::new()).retries(2);
+    let error = ask(&layer.layer(net.clone()), GET).await.unwrap_err();
+    assert_eq!(net.log(), ["dial a", "a get", "dial b", "b get", "dial c", "c get"]);
     let BalanceError::Call { backend, source, .. } = error else { panic!("{error:?}") };
-    assert_eq!(&*backend, "b");
+    assert_eq!(&*backend, "c");
     assert!(source.is::<Unanswered>());
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
-async fn the_resend_is_no_retry_and_moves_on_like_any_other() {
+async fn the_first_resend_is_no_retry_and_moves_on_like_any_other() {
     let net = Net::steps(&[Then::Silent, Then::Answer]);
     let layer = BalanceLayer::new(cluster(&["a", "b"]), RoundRobin::new()).retries(0);
     assert_eq!(&*ask(&layer.layer(net), GET).await.unwrap(), "b");

@@ -12,8 +12,8 @@ use tokio::time::{Sleep, Timeout, sleep};
 use super::Shared;
 use crate::queue::{Ticket, Waiting};
 use crate::{
-    Affinity, Backend, BackendId, BalanceError, Lease, NotSent, OnPinnedDown, Pick, Pin, Policy,
-    Resend, Tie, Unanswered,
+    Affinity, Backend, BackendId, BalanceError, Hold, Lease, NotSent, OnPinnedDown, Outcome, Pick,
+    Pin, Policy, Resend, Tie, Unanswered,
 };
 
 /// What stays the same from one try to the next.
@@ -37,6 +37,8 @@ pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
     // Those of them that were made while waiting for the client's backend.
     pub(super) waited: u32,
     failed: Option<Failed>,
+    // Whether a copy was sent.
+    resent: bool,
     // Once it has had to wait for a slot.
     pub(super) queue: Option<InLine>,
     // Until when it waits for the client's backend, once it has had to.
@@ -108,6 +110,7 @@ where
             tries: 0,
             waited: 0,
             failed: None,
+            resent: false,
             queue: None,
             patience: None,
         }
@@ -129,15 +132,17 @@ where
             self.tie.settled(pick);
             if at_end {
                 self.shared.home.answered(&pick.backend, self.picked);
+                self.lease.iter().for_each(|lease| lease.report(|| Outcome::Dialled));
             }
         }
         request
     }
 
     /// The lease, for the answer to hold.
-    pub(super) fn answered(&mut self, at_end: bool) -> Lease {
+    pub(super) fn answered<R: Hold>(&mut self, response: &R) -> Lease {
         let lease = self.lease.take().expect("picked before it was called");
-        if !at_end {
+        if !R::IS_THE_END {
+            lease.report(|| response.outcome());
             self.shared.home.answered(lease.backend(), self.picked);
         }
         lease
@@ -182,8 +187,14 @@ where
         };
         let unanswered = error.is::<Unanswered>();
         self.note_failure(error, true);
+        let may = !self.resent || self.tries - self.waited <= self.shared.layer.retries;
         match mem::replace(&mut self.spare, Spare::None) {
-            Spare::Made(spare) if unanswered => self.request = Req::restore(spare),
+            Spare::Made(spare) if unanswered && may => {
+                self.request = Req::restore(spare);
+                self.resent = true;
+                // For the next time.
+                self.spare = Spare::Unmade;
+            }
             _ => {}
         }
         if self.request.is_some() { Ok(Next::Pick) } else { Err(self.give_up()) }
@@ -192,6 +203,8 @@ where
     fn note_failure(&mut self, error: BoxError, sent: bool) {
         let backend = self.backend();
         self.shared.home.failed(&backend, self.picked);
+        let outcome = if sent { Outcome::NoAnswer } else { Outcome::DialFailed };
+        self.lease.iter().for_each(|lease| lease.report(|| outcome));
         self.tie.failed(&backend);
         self.lease = None;
         self.tried.push(backend.id());

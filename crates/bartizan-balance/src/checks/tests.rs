@@ -369,16 +369,22 @@ async fn what_is_taken_out_and_put_back_at_once_starts_down_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_verdict_from_before_the_trial_does_not_count() {
+async fn a_verdict_from_before_it_was_put_back_does_not_count() {
     let web = cluster(&["a"]);
     let a = member(&web, 0);
-    let trial = a.trial();
-    let probation = web.on_probation();
-    assert!(!web.judge(&a, trial, Judgement::Up));
+    let rules = CheckRules { rise: 1, fall: 1, init: InitState::FullyDown };
+    let checks = web.attach(rules);
+    let before = checks.say().token(&a).unwrap();
+    web.update(|change| change.replace_all([])).unwrap();
+    web.update(|change| change.add(Arc::clone(&a))).unwrap();
+    assert_eq!(web.observe(&a, before, &Verdict::Pass), None);
     assert!(!web.table().is_eligible(0));
-    assert!(web.judge(&a, a.trial(), Judgement::Up));
+    assert!(web.observe(&a, checks.say().token(&a).unwrap(), &Verdict::Pass).is_some());
     assert!(web.table().is_eligible(0));
-    drop(probation);
+    let last = checks.say().token(&a).unwrap();
+    drop(checks);
+    assert_eq!(web.observe(&a, last, &Verdict::fail("no")), None, "its checks have ended");
+    assert!(web.table().is_eligible(0));
 }
 
 #[tokio::test(start_paused = true)]

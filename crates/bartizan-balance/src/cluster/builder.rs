@@ -1,12 +1,14 @@
 //! Making a cluster.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use bartizan_net::Address;
 use tokio::sync::watch;
 
 use super::{Cluster, ClusterError, ClusterLoad, Inner, Writing, check_names};
+use crate::clock::now;
+use crate::passive::Passive;
 use crate::queue::Queue;
 use crate::{Backend, MinHealthy, SlowStart, Table};
 
@@ -15,7 +17,10 @@ use crate::{Backend, MinHealthy, SlowStart, Table};
 pub(crate) struct Rules {
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) panic_below: Option<MinHealthy>,
+    // How many have to stay in, whatever requests show.
+    pub(crate) keep: Option<MinHealthy>,
     pub(crate) all_backups: bool,
+    pub(crate) passive: Option<Arc<Passive>>,
 }
 
 /// Collects the backends of a [`Cluster`].
@@ -104,7 +109,8 @@ impl ClusterBuilder {
         check_names(&self.backends)?;
         let load = Arc::new(ClusterLoad::new(self.full_load));
         load.members(&self.backends);
-        let table = Table::new(self.backends.into(), &self.rules, Arc::clone(&load), None);
+        let members: Arc<[_]> = self.backends.into();
+        let table = Table::new(Arc::clone(&members), &self.rules, Arc::clone(&load), now());
         let (membership, _) = watch::channel(table.membership());
         let (version, _) = watch::channel(table.version());
         let inner = Inner {
@@ -115,7 +121,10 @@ impl ClusterBuilder {
             writing: Mutex::new(Writing::default()),
             membership,
             version,
+            changes: OnceLock::new(),
         };
-        Ok(Cluster { inner: Arc::new(inner) })
+        let cluster = Cluster { inner: Arc::new(inner) };
+        cluster.welcome(&members);
+        Ok(cluster)
     }
 }

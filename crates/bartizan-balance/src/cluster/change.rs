@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::{ClusterError, check_names};
 use crate::backend::MAX_WEIGHT;
-use crate::{Backend, State, Table};
+use crate::live::Changed;
+use crate::{AgentReply, AgentWeight, Backend, State, Table};
 
 /// What [`Cluster::update`](crate::Cluster::update) is to do: all of it, or, if anything is wrong,
 /// nothing.
@@ -22,6 +23,7 @@ pub struct Change {
 enum Setting {
     Weight(u16),
     State(State),
+    Max(u32),
 }
 
 impl Change {
@@ -76,6 +78,23 @@ impl Change {
         self.settings.push((Arc::clone(backend), Setting::Weight(weight)));
     }
 
+    /// Does with this backend as its agent says.
+    pub(crate) fn obey(&mut self, backend: &Arc<Backend>, reply: &AgentReply) {
+        let weight = reply.weight.map(|weight| match weight {
+            AgentWeight::Absolute(weight) => weight.min(MAX_WEIGHT),
+            AgentWeight::Percent(percent) => {
+                let weight = u32::from(backend.initial_weight()) * u32::from(percent) / 100;
+                weight.min(u32::from(MAX_WEIGHT)) as u16
+            }
+        });
+        let settings = [
+            weight.map(Setting::Weight),
+            reply.state.map(Setting::State),
+            reply.max.map(Setting::Max),
+        ];
+        self.settings.extend(settings.into_iter().flatten().map(|set| (Arc::clone(backend), set)));
+    }
+
     fn set(&mut self, name: &str, setting: Setting) {
         if let Some(backend) = self.named(name) {
             self.settings.push((backend, setting));
@@ -94,26 +113,24 @@ impl Change {
         found
     }
 
-    /// The members from now on, if they may be others. `now` is given where a return from
-    /// maintenance is followed by a slow start.
-    pub(super) fn apply(
-        self,
-        now: Option<Instant>,
-    ) -> Result<Option<Vec<Arc<Backend>>>, ClusterError> {
+    /// The members from now on, if they may be others, and whose condition has changed.
+    pub(super) fn apply(self, now: Instant) -> Result<Applied, ClusterError> {
         self.wrong.map_or(Ok(()), Err)?;
         self.members.as_deref().map_or(Ok(()), check_names)?;
+        let mut changed = Vec::new();
         for (backend, setting) in self.settings {
             match setting {
                 Setting::Weight(weight) => backend.set_weight(weight),
+                Setting::Max(max) => backend.set_max(max),
                 Setting::State(state) => {
-                    let was = backend.state();
-                    backend.set_state(state);
-                    if was == State::Maintenance && state != State::Maintenance {
-                        backend.set_recovered(now);
-                    }
+                    let ((), change) = backend.live.change(|health| health.want(state, now));
+                    changed.extend(change.map(|change| (backend, change)));
                 }
             }
         }
-        Ok(self.members)
+        Ok((self.members, changed))
     }
 }
+
+/// The members, if they may be others, and whose condition has changed.
+type Applied = (Option<Vec<Arc<Backend>>>, Vec<(Arc<Backend>, Changed)>);

@@ -5,13 +5,17 @@ use std::time::Instant;
 
 use super::Bits;
 use crate::cluster::Rules;
-use crate::{Backend, Role, SlowStart, State};
+use crate::health::{Ejection, HealthState};
+use crate::{Backend, CheckState, MinHealthy, Role, SlowStart, State};
 
 /// What one look at all backends has found.
 ///
 /// One look, because there are thousands of them, and none is in a cache.
 #[derive(Debug)]
-pub(super) struct Facts(Box<[Fact]>);
+pub(super) struct Facts {
+    all: Box<[Fact]>,
+    next_return: Option<Instant>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Fact {
@@ -19,12 +23,17 @@ struct Fact {
     share: u32,
     state: State,
     role: Role,
-    up: bool,
-    may_be_tried: bool,
+    checked: CheckState,
+    ejection: Ejection,
 }
 
 impl Facts {
-    pub(super) fn of(members: &[Arc<Backend>], ramp: Option<(SlowStart, Instant)>) -> Self {
+    /// Looks at all of them, and takes back ejections where too few would be left.
+    pub(super) fn of(
+        members: &[Arc<Backend>],
+        ramp: Option<(SlowStart, Instant)>,
+        keep: Option<MinHealthy>,
+    ) -> Self {
         let fact = |member: &Arc<Backend>| {
             let weight = member.weight();
             Fact {
@@ -32,64 +41,79 @@ impl Facts {
                 share: share(member, weight, ramp),
                 state: member.state(),
                 role: member.role(),
-                up: member.is_up(),
-                may_be_tried: member.may_be_tried(),
+                checked: member.live.checked(),
+                ejection: member.live.ejection(),
             }
         };
-        Self(members.iter().map(fact).collect())
+        let mut all: Box<[Fact]> = members.iter().map(fact).collect();
+        let next_return = all.iter().filter_map(Fact::returns).min();
+        if let Some(keep) = keep {
+            keep_enough(&mut all, keep);
+        }
+        Self { all, next_return }
     }
 
     /// Who may be picked, and whether that is out of panic.
     pub(super) fn eligible(&self, rules: &Rules) -> (Bits, bool) {
-        let count = |is: &dyn Fn(&Fact) -> bool| self.0.iter().filter(|fact| is(fact)).count();
+        let count = |is: &dyn Fn(&Fact) -> bool| self.all.iter().filter(|fact| is(fact)).count();
         let (total, healthy) = (count(&Fact::is_active), count(&Fact::is_well));
         // With backups at hand, that all others are down is no reason to doubt it.
-        let backed_up = healthy == 0 && self.0.iter().any(Fact::is_backup);
+        let backed_up = healthy == 0 && self.all.iter().any(Fact::is_backup);
         if !backed_up && rules.panic_below.is_some_and(|rule| healthy < rule.of(total)) {
-            let any = |fact: &Fact| fact.is_active() && fact.may_be_tried;
-            if self.0.iter().any(any) {
+            let any = |fact: &Fact| fact.is_active() && fact.may_be_tried();
+            if self.all.iter().any(any) {
                 return (self.bits(any), true);
             }
         }
         if healthy > 0 {
             return (self.bits(Fact::is_well), false);
         }
-        let first = self.0.iter().position(Fact::is_backup);
+        let first = self.all.iter().position(Fact::is_backup);
         let used = |(position, fact): (usize, &Fact)| {
             fact.is_backup() && (rules.all_backups || Some(position) == first)
         };
-        (Bits::new(self.0.iter().enumerate().map(used)), false)
-    }
-
-    /// Who the checks find well.
-    pub(super) fn up(&self) -> Bits {
-        self.bits(|fact| fact.up)
+        (Bits::new(self.all.iter().enumerate().map(used)), false)
     }
 
     /// Who pinned clients may go to.
     pub(super) fn standing(&self, panic: bool) -> Bits {
-        let up = |fact: &Fact| fact.up || panic && fact.may_be_tried;
+        let up = |fact: &Fact| fact.works() || panic && fact.may_be_tried();
         self.bits(|fact| up(fact) && fact.state != State::Maintenance)
+    }
+
+    /// Who is to be tried, one request at a time.
+    pub(super) fn trials(&self) -> Arc<[u32]> {
+        let on_trial = |(position, fact): (usize, &Fact)| {
+            let trial = fact.ejection == Ejection::Trial;
+            let is = trial && fact.is_willing() && fact.checked == CheckState::Up;
+            is.then_some(position as u32)
+        };
+        self.all.iter().enumerate().filter_map(on_trial).collect()
+    }
+
+    /// When the next ejection is over.
+    pub(super) fn next_return(&self) -> Option<Instant> {
+        self.next_return
     }
 
     /// The configured weights, if they are not these.
     pub(super) fn other_weights(&self, weights: &[u16]) -> Option<Arc<[u16]>> {
-        let now = || self.0.iter().map(|fact| fact.weight);
+        let now = || self.all.iter().map(|fact| fact.weight);
         (!now().eq(weights.iter().copied())).then(|| now().collect())
     }
 
     /// The weights as they count now.
     pub(super) fn shares(&self) -> Arc<[u32]> {
-        self.0.iter().map(|fact| fact.share).collect()
+        self.all.iter().map(|fact| fact.share).collect()
     }
 
     /// Whether anybody has less than its whole share.
     pub(super) fn are_warming(&self) -> bool {
-        self.0.iter().any(|fact| fact.share < full(fact.weight))
+        self.all.iter().any(|fact| fact.share < full(fact.weight))
     }
 
     fn bits(&self, is: impl Fn(&Fact) -> bool) -> Bits {
-        Bits::new(self.0.iter().map(is))
+        Bits::new(self.all.iter().map(is))
     }
 }
 
@@ -103,12 +127,52 @@ impl Fact {
     }
 
     fn is_well(&self) -> bool {
-        self.is_active() && self.up
+        self.is_active() && self.takes_new()
     }
 
     fn is_backup(&self) -> bool {
-        self.is_willing() && self.role == Role::Backup && self.up
+        self.is_willing() && self.role == Role::Backup && self.takes_new()
     }
+
+    fn takes_new(&self) -> bool {
+        self.checked == CheckState::Up && self.ejection == Ejection::In
+    }
+
+    /// Whether it works, whether or not it wants new clients.
+    fn works(&self) -> bool {
+        self.checked <= CheckState::Stopping && self.ejection == Ejection::In
+    }
+
+    /// Whether it may be used in panic: unless it has not been checked yet though it has to be, or
+    /// is not who it should be.
+    fn may_be_tried(&self) -> bool {
+        !matches!(self.checked, CheckState::Unproven | CheckState::Unfit)
+    }
+
+    fn returns(&self) -> Option<Instant> {
+        match self.ejection {
+            Ejection::Out { until } => Some(until),
+            _ => None,
+        }
+    }
+}
+
+/// Whatever requests show, so many stay in: those on trial are taken back first, then those who
+/// would return soonest.
+fn keep_enough(all: &mut [Fact], keep: MinHealthy) {
+    let total = all.iter().filter(|fact| fact.is_active()).count();
+    let healthy = all.iter().filter(|fact| fact.is_well()).count();
+    let missing = keep.of(total).saturating_sub(healthy);
+    if missing == 0 {
+        return;
+    }
+    let ejected = |fact: &Fact| {
+        fact.is_active() && fact.checked == CheckState::Up && fact.ejection != Ejection::In
+    };
+    let mut out: Vec<_> = all.iter_mut().filter(|fact| ejected(fact)).collect();
+    // `None`, which is on trial, comes first.
+    out.sort_by_key(|fact| fact.returns());
+    out.into_iter().take(missing).for_each(|fact| fact.ejection = Ejection::In);
 }
 
 /// What this weight is in sixteenths, after slow start.
@@ -119,7 +183,7 @@ pub(super) fn full(weight: u16) -> u32 {
 fn share(member: &Backend, weight: u16, ramp: Option<(SlowStart, Instant)>) -> u32 {
     let full = full(weight);
     let Some((ramp, now)) = ramp else { return full };
-    let Some(since) = member.recovered() else { return full };
+    let Some(since) = member.live.look(HealthState::recovered) else { return full };
     let share = ramp.share(now.saturating_duration_since(since));
     // Rounded up, as HAProxy does: who is back gets something.
     ((f64::from(full) * share).ceil() as u32).clamp(1.min(full), full)

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Cluster, MinHealthy, Role};
+use crate::health::CheckRules;
+use crate::{Cluster, InitState, MinHealthy, Role, Verdict};
 
 fn cluster(backends: impl IntoIterator<Item = Backend>) -> Cluster {
     backends.into_iter().fold(Cluster::builder("web"), |web, b| web.add(b)).build().unwrap()
@@ -116,7 +117,8 @@ fn panic_uses_all_that_may_be_tried_but_not_where_a_backup_can_help() {
     }
     let web = of(false);
     let members = Arc::clone(web.table().members());
-    web.judge(&members[0], 0, crate::cluster::Judgement::Unfit);
+    let checks = web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyUp });
+    web.observe(&members[0], checks.say().token(&members[0]).unwrap(), &Verdict::unfit("another"));
     down(&web, 1);
     assert_eq!(names(&web), ["b", "c"], "who is not who it should be stays out");
 }

@@ -6,9 +6,10 @@ use super::queue::{
     Arrivals, Dial, PinTo, arrived, backend, gate, names, of, pinned, send, settle,
 };
 use super::*;
+use crate::health::CheckRules;
 use crate::{
-    LeastConn, Limits, OnPinnedDown, Pick, PickContext, Policy, Reason, SlowStart, StickyContract,
-    Table,
+    InitState, LeastConn, Limits, OnPinnedDown, Pick, PickContext, Policy, Reason, SlowStart,
+    StickyContract, Table, Verdict,
 };
 
 /// A gate at which `b` cannot be dialled while the switch is on.
@@ -169,8 +170,8 @@ async fn who_was_down_from_the_start_comes_back_slowly() {
     let web = of([backend("a", Limits::none())]).slow_start(ramp).build().unwrap();
     let a = member(&web, 0);
     web.set_up(&a, false);
-    let _probation = web.on_probation();
-    web.set_up(&a, true);
+    let checks = web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyDown });
+    web.observe(&a, checks.say().token(&a).unwrap(), &Verdict::Pass);
     assert!(web.table().share(0) < 16, "it was seen down");
 }
 

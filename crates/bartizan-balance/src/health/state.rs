@@ -1,0 +1,298 @@
+//! All that is known of one backend, and what comes of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{CheckState, Health, InitState, OnError, Pace, Verdict};
+use crate::State;
+
+/// What a backend is, all in all. The later, the less it is used.
+#[doc = include_str!("transitions.md")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Condition {
+    /// It takes part.
+    Up,
+    /// It works, and told a check that it wants no new clients.
+    Stopping,
+    /// It works, and the operator wants no new clients there.
+    Draining,
+    /// Its ejection is over. One request at a time finds out whether it works again.
+    Trial,
+    /// Requests have met too many errors there.
+    Ejected,
+    /// It has yet to pass its first check.
+    Unproven,
+    /// Checks find that it does not work.
+    Down,
+    /// Checks find that it is not who it should be.
+    Unfit,
+    /// The operator wants it left alone.
+    Maintenance,
+}
+
+impl Condition {
+    /// The word for it in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Stopping => "stopping",
+            Self::Draining => "draining",
+            Self::Trial => "on trial",
+            Self::Ejected => "ejected",
+            Self::Unproven => "unproven",
+            Self::Down => "down",
+            Self::Unfit => "unfit",
+            Self::Maintenance => "in maintenance",
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a backend is, since when, and why. Its text is a sentence.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HealthReport {
+    /// What it is, all in all.
+    pub condition: Condition,
+    /// Whether it may be picked in the cluster that was asked.
+    pub eligible: bool,
+    /// The part of its weight that it has, from 0 to 1: less than 1 during slow start.
+    pub weight_factor: f64,
+    /// Since when it is in this condition.
+    pub since: Instant,
+    /// For how long it has been.
+    pub age: Duration,
+    /// Why.
+    pub reason: Arc<str>,
+}
+
+impl fmt::Display for HealthReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {:.1?}: {}", self.condition, self.age, self.reason)
+    }
+}
+
+/// Whose verdicts count: those of the checks that are attached, since they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Token(u64);
+
+/// What a verdict has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) state: CheckState,
+    pub(crate) pace: Pace,
+}
+
+/// The state machine of one backend. Pure: whoever changes it publishes what comes of it.
+#[derive(Clone, Debug)]
+pub(crate) struct HealthState {
+    sources: Vec<Source>,
+    // What checks that have ended found last, or the backend that this one tracks.
+    left: CheckState,
+    wanted: State,
+    ejection: Ejection,
+    recovered: Option<Instant>,
+    condition: Condition,
+    since: Instant,
+    reason: Arc<str>,
+}
+
+/// One set of checks.
+#[derive(Clone, Debug)]
+struct Source {
+    check: u64,
+    token: Token,
+    health: Health,
+}
+
+/// What came of errors of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ejection {
+    #[default]
+    In,
+    Out {
+        until: Instant,
+    },
+    Trial,
+}
+
+/// The settings of a set of checks that the state machine needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckRules {
+    pub(crate) rise: u32,
+    pub(crate) fall: u32,
+    pub(crate) init: InitState,
+}
+
+impl HealthState {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            sources: Vec::new(),
+            left: CheckState::Up,
+            wanted: State::Ready,
+            ejection: Ejection::In,
+            recovered: None,
+            condition: Condition::Up,
+            since: now,
+            reason: Arc::from("nothing is known against it"),
+        }
+    }
+
+    /// Lets a set of checks judge from now on, where earlier ones have left off.
+    pub(crate) fn attach(&mut self, check: u64, rules: CheckRules, now: Instant) -> Token {
+        let token = Token(NEXT_TOKEN.fetch_add(1, Ordering::Relaxed));
+        let left = std::mem::replace(&mut self.left, CheckState::Up);
+        let health = Health::new(rules.rise, rules.fall).init(rules.init, left);
+        self.sources.push(Source { check, token, health });
+        self.settle(now, || "it has yet to pass its first check".into());
+        token
+    }
+
+    /// Ends the say of a set of checks. What it found last holds until others look.
+    pub(crate) fn detach(&mut self, check: u64) {
+        self.sources.retain(|source| {
+            let stays = source.check != check;
+            if !stays {
+                self.left = self.left.max(source.health.state());
+            }
+            stays
+        });
+    }
+
+    /// What the verdicts of a set of checks have to carry.
+    pub(crate) fn token(&self, check: u64) -> Option<Token> {
+        self.sources.iter().find(|source| source.check == check).map(|source| source.token)
+    }
+
+    /// Where a set of checks has got to.
+    pub(crate) fn observed(&self, token: Token) -> Option<Observed> {
+        let source = self.sources.iter().find(|source| source.token == token)?;
+        Some(Observed { state: source.health.state(), pace: source.health.pace() })
+    }
+
+    /// Takes a verdict in. `None` if nobody wants it any more.
+    pub(crate) fn observe(
+        &mut self,
+        token: Token,
+        verdict: &Verdict,
+        now: Instant,
+    ) -> Option<Observed> {
+        let source = self.sources.iter_mut().find(|source| source.token == token)?;
+        let (_, needed) = source.health.against();
+        let was_seen_down = source.health.was_seen_down();
+        let change = source.health.observe(verdict);
+        if change == Some(true) {
+            self.recovered = was_seen_down.then_some(now);
+        }
+        let reason = verdict.reason();
+        self.settle(now, || match verdict {
+            Verdict::Fail { .. } => format!("{needed} checks in a row failed: {reason}"),
+            _ if verdict.is_pass() => format!("{needed} checks in a row passed"),
+            _ => reason.to_owned(),
+        });
+        self.observed(token)
+    }
+
+    /// Takes in what has been found of the backend that this one tracks.
+    pub(crate) fn follow(&mut self, state: CheckState, reason: &str, now: Instant) {
+        let was = std::mem::replace(&mut self.left, state);
+        if was > CheckState::Unproven && state <= CheckState::Stopping {
+            self.recovered = Some(now);
+        }
+        self.settle(now, || reason.to_owned());
+    }
+
+    /// Takes in that requests have met too many errors in a row.
+    pub(crate) fn errors_seen(&mut self, on_error: OnError, reason: &str, now: Instant) {
+        self.sources.iter_mut().for_each(|source| source.health.errors_seen(on_error));
+        self.settle(now, || reason.to_owned());
+    }
+
+    /// Takes in what the operator wants.
+    pub(crate) fn want(&mut self, wanted: State, now: Instant) {
+        let was = std::mem::replace(&mut self.wanted, wanted);
+        if was == State::Maintenance && wanted != State::Maintenance {
+            self.recovered = Some(now);
+        }
+        self.settle(now, || "the operator wants it so".into());
+    }
+
+    /// Moves on from, or to, an ejection.
+    pub(crate) fn eject(&mut self, ejection: Ejection, reason: &str, now: Instant) {
+        let was = std::mem::replace(&mut self.ejection, ejection);
+        if was != Ejection::In && ejection == Ejection::In {
+            self.recovered = Some(now);
+        }
+        self.settle(now, || reason.to_owned());
+    }
+
+    /// What all checks together find: the worst of it.
+    pub(crate) fn checked(&self) -> CheckState {
+        let states = self.sources.iter().map(|source| source.health.state());
+        states.fold(self.left, CheckState::max)
+    }
+
+    pub(crate) fn wanted(&self) -> State {
+        self.wanted
+    }
+
+    pub(crate) fn ejection(&self) -> Ejection {
+        self.ejection
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        self.condition
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(crate) fn reason(&self) -> &Arc<str> {
+        &self.reason
+    }
+
+    /// Since when it is back, while that matters.
+    pub(crate) fn recovered(&self) -> Option<Instant> {
+        self.recovered
+    }
+
+    /// Slow start is over.
+    pub(crate) fn warmed_up(&mut self) {
+        self.recovered = None;
+    }
+
+    fn settle(&mut self, now: Instant, reason: impl FnOnce() -> String) {
+        let condition = combined(self.wanted, self.checked(), self.ejection);
+        if condition != self.condition {
+            self.condition = condition;
+            self.since = now;
+            self.reason = reason().into();
+        }
+    }
+}
+
+/// What the parts make together: the last table of [`Condition`].
+fn combined(wanted: State, checked: CheckState, ejection: Ejection) -> Condition {
+    match (wanted, checked, ejection) {
+        (State::Maintenance, ..) => Condition::Maintenance,
+        (_, CheckState::Unfit, _) => Condition::Unfit,
+        (_, CheckState::Down, _) => Condition::Down,
+        (_, CheckState::Unproven, _) => Condition::Unproven,
+        (.., Ejection::Out { .. }) => Condition::Ejected,
+        (.., Ejection::Trial) => Condition::Trial,
+        (State::Drain, ..) => Condition::Draining,
+        (_, CheckState::Stopping, _) => Condition::Stopping,
+        (State::Ready, CheckState::Up, Ejection::In) => Condition::Up,
+    }
+}
+
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
