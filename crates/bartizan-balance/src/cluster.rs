@@ -23,6 +23,8 @@ pub use builder::ClusterBuilder;
 pub(crate) use builder::Rules;
 pub use change::Change;
 pub(crate) use load::ClusterLoad;
+#[cfg(test)]
+pub(crate) use vitals::affect;
 pub(crate) use vitals::{Attachment, Say};
 
 /// A named set of backends. Clones are handles on the same set.

@@ -12,3 +12,6 @@ pub use check::{CheckState, Health, InitState, OnError, Pace};
 pub(crate) use state::{CheckRules, Ejection, HealthState, Observed, Token};
 pub use state::{Condition, HealthReport};
 pub use verdict::{AgentReply, AgentWeight, Verdict};
+
+#[cfg(test)]
+mod tests;

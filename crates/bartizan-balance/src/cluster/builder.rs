@@ -125,6 +125,9 @@ impl ClusterBuilder {
         };
         let cluster = Cluster { inner: Arc::new(inner) };
         cluster.welcome(&members);
+        if members.iter().any(|member| member.tracked().is_some()) {
+            cluster.refresh(now());
+        }
         Ok(cluster)
     }
 }

@@ -147,7 +147,7 @@ impl Cluster {
     }
 
     /// A backend has changed: the next table shows it.
-    fn refresh(&self, now: Instant) {
+    pub(super) fn refresh(&self, now: Instant) {
         let writing = self.writing();
         let table = self.inner.table.load();
         self.publish(&writing, table.refreshed(&self.inner.rules, now));

@@ -15,12 +15,12 @@ use crate::State;
 pub enum Condition {
     /// It takes part.
     Up,
+    /// Its ejection is over. One request at a time finds out whether it works again.
+    Trial,
     /// It works, and told a check that it wants no new clients.
     Stopping,
     /// It works, and the operator wants no new clients there.
     Draining,
-    /// Its ejection is over. One request at a time finds out whether it works again.
-    Trial,
     /// Requests have met too many errors there.
     Ejected,
     /// It has yet to pass its first check.
@@ -288,9 +288,9 @@ fn combined(wanted: State, checked: CheckState, ejection: Ejection) -> Condition
         (_, CheckState::Down, _) => Condition::Down,
         (_, CheckState::Unproven, _) => Condition::Unproven,
         (.., Ejection::Out { .. }) => Condition::Ejected,
-        (.., Ejection::Trial) => Condition::Trial,
         (State::Drain, ..) => Condition::Draining,
         (_, CheckState::Stopping, _) => Condition::Stopping,
+        (.., Ejection::Trial) => Condition::Trial,
         (State::Ready, CheckState::Up, Ejection::In) => Condition::Up,
     }
 }

@@ -140,7 +140,10 @@ impl Fact {
 
     /// Whether it works, whether or not it wants new clients.
     fn works(&self) -> bool {
-        self.checked <= CheckState::Stopping && self.ejection == Ejection::In
+        // Where no new clients go, none can be on trial: those who are pinned are the trial.
+        let stops = self.state == State::Drain || self.checked == CheckState::Stopping;
+        let is_in = self.ejection == Ejection::In || stops && self.ejection == Ejection::Trial;
+        self.checked <= CheckState::Stopping && is_in
     }
 
     /// Whether it may be used in panic: unless it has not been checked yet though it has to be, or
