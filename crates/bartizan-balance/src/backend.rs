@@ -11,6 +11,7 @@ use crate::health::HealthState;
 use crate::latency::Latency;
 use crate::live::Live;
 use crate::load::Load;
+use crate::passive::Tally;
 use crate::{CheckState, Condition};
 
 /// One server of a [`Cluster`](crate::Cluster): what it is, and its live state.
@@ -35,6 +36,7 @@ pub struct Backend {
     // A maximum that an agent has set instead of the limits' own; `NO_MAX` if none has.
     max: AtomicU32,
     pub(crate) live: Live,
+    pub(crate) tally: Tally,
     tracked: Option<Arc<Backend>>,
 }
 
@@ -133,6 +135,7 @@ impl Backend {
             initial_weight: 1,
             max: AtomicU32::new(NO_MAX),
             live: Live::new(),
+            tally: Tally::default(),
             tracked: None,
         }
     }

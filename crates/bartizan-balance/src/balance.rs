@@ -16,6 +16,7 @@ use work::Work;
 
 mod choice;
 mod future;
+mod trial;
 mod work;
 
 pub use future::BalanceFuture;
@@ -108,7 +109,8 @@ impl<P: Policy, A, M> Layer<M> for BalanceLayer<P, A> {
 /// before the request is handed over, a failed dial moves on to another backend with no copy of the
 /// request: to one that has not been tried, while there is one.
 ///
-/// Who a client is pinned to comes first, then the policy; see [`Affinity`]. Where all slots are
+/// Who a client is pinned to comes first, then a backend that is [on trial](crate::Outlier), then the
+/// policy; see [`Affinity`]. Where all slots are
 /// taken ([`Limits`](crate::Limits)), the request waits: for the backend that it has to get to, or
 /// for any, in the order of arrival.
 ///

@@ -16,6 +16,7 @@ use crate::{Backend, HealthChange, Prepare, Table};
 
 mod builder;
 mod change;
+mod eject;
 mod load;
 mod vitals;
 
@@ -23,9 +24,8 @@ pub use builder::ClusterBuilder;
 pub(crate) use builder::Rules;
 pub use change::Change;
 pub(crate) use load::ClusterLoad;
-#[cfg(test)]
-pub(crate) use vitals::affect;
-pub(crate) use vitals::{Attachment, Say};
+use vitals::Changes;
+pub(crate) use vitals::{Attachment, Say, affect};
 
 /// A named set of backends. Clones are handles on the same set.
 ///
@@ -166,7 +166,8 @@ impl Cluster {
         if !due(&table) {
             return;
         }
-        let changed = self.move_on(&table, now);
+        let mut changed = self.move_on(&table, now);
+        changed.extend(self.sweep(&table, now));
         self.publish(&writing, table.refreshed(&self.inner.rules, now));
         drop(writing);
         self.announce(changed);

@@ -8,6 +8,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::passive::of_response;
 use crate::{Lease, Outcome};
 
 /// A response that [`Balance`](crate::Balance) can give back, and until when its pick is in flight.
@@ -58,7 +59,7 @@ impl<B: Body> Hold for Response<B> {
     }
 
     fn outcome(&self) -> Outcome {
-        Outcome::Answered { status: self.status(), retry_after: None }
+        of_response(self)
     }
 }
 

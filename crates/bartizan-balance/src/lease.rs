@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock::now;
@@ -20,6 +21,8 @@ pub struct Lease {
     home: Option<Arc<Home>>,
     // Whether the cluster counts it.
     counted: bool,
+    // Whether it has the slot of its backend's trial.
+    on_trial: AtomicBool,
 }
 
 impl Lease {
@@ -27,7 +30,7 @@ impl Lease {
     /// told.
     pub fn new(backend: Arc<Backend>) -> Self {
         backend.load.take();
-        Self { backend, home: None, counted: false }
+        Self { backend, home: None, counted: false, on_trial: AtomicBool::new(false) }
     }
 
     /// The backend.
@@ -40,13 +43,29 @@ impl Lease {
         if let Some(home) = &self.home
             && let Some(passive) = home.cluster.passive()
         {
-            passive.note(&home.cluster, &self.backend, outcome(), now());
+            let on_trial = self.on_trial.load(Ordering::Relaxed);
+            passive.note(&home.cluster, &self.backend, outcome(), on_trial, now());
+            // After that: who comes next is to find what has come of this one.
+            self.end_trial();
+        }
+    }
+
+    /// Takes the slot of its backend's trial with it, which is held already.
+    pub(crate) fn on_trial(self) -> Self {
+        self.on_trial.store(true, Ordering::Relaxed);
+        self
+    }
+
+    fn end_trial(&self) {
+        if self.on_trial.load(Ordering::Relaxed) && self.on_trial.swap(false, Ordering::Relaxed) {
+            self.backend.tally.trial.give_back();
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.end_trial();
         self.backend.load.give_back();
         let Some(home) = self.home.take() else { return };
         if self.counted {
@@ -85,7 +104,12 @@ impl Home {
         let counted = table.load().more();
         self.more(backend);
         self.started(backend);
-        Some(Lease { backend: Arc::clone(backend), home: Some(Arc::clone(self)), counted })
+        Some(Lease {
+            backend: Arc::clone(backend),
+            home: Some(Arc::clone(self)),
+            counted,
+            on_trial: AtomicBool::new(false),
+        })
     }
 
     /// A lease of a backend that the table does not know, if it has not reached its maximum: what
@@ -98,7 +122,12 @@ impl Home {
         self.more(backend);
         self.started(backend);
         let home = Some(Arc::clone(self));
-        Some(Lease { backend: Arc::clone(backend), home, counted: false })
+        Some(Lease {
+            backend: Arc::clone(backend),
+            home,
+            counted: false,
+            on_trial: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

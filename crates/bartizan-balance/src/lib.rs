@@ -69,6 +69,7 @@ pub use key::{HashBy, Hashed, Key, KeyFn, KeyOf, SniKey, SourceKey, key_fn};
 pub use lease::Lease;
 pub use min_healthy::MinHealthy;
 pub use outcome::Outcome;
+pub use passive::{FailurePercentage, Observe, Outlier, OutlierCounts, RetryAfter, SuccessRate};
 pub use policy::{
     First, LeastConn, Observer, PeakEwma, Pick, PickContext, Policy, PowerOfTwo, Prepare, Random,
     Reason, Rejected, Rejection, RoundRobin, Why,

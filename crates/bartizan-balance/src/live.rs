@@ -148,7 +148,7 @@ impl Audience {
 fn rank(ejection: Ejection) -> u8 {
     match ejection {
         Ejection::In => IN,
-        Ejection::Out { .. } => 1,
+        Ejection::Out { .. } | Ejection::Rest { .. } => 1,
         Ejection::Trial => 2,
     }
 }

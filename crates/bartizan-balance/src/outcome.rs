@@ -1,8 +1,8 @@
 //! What became of picks, as far as that says something of the backend.
 
-use std::time::Duration;
-
 use http::StatusCode;
+
+use crate::RetryAfter;
 
 /// What became of a pick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +14,12 @@ pub enum Outcome {
     NoAnswer,
     /// It was dialled: all that is known of a connection that is passed on.
     Dialled,
-    /// It answered with this status.
+    /// It answered with this status, or with one of gRPC that this one stands for.
     Answered {
         /// The status.
         status: StatusCode,
         /// When it wants to be asked again: of 429 and 503 with `Retry-After`.
-        retry_after: Option<Duration>,
+        retry_after: Option<RetryAfter>,
     },
     /// Its answer broke off in the middle.
     BrokenOff,

@@ -16,6 +16,7 @@ mod classes;
 mod facts;
 
 pub use classes::WeightClass;
+pub(crate) use facts::Room;
 
 /// The backends of a cluster at one moment, and which of them are eligible.
 ///
@@ -47,6 +48,8 @@ pub struct Table {
     panic: bool,
     limited: bool,
     next_step: Option<Instant>,
+    // How many more may be ejected.
+    room: Room,
 }
 
 /// Where to find a backend.
@@ -94,6 +97,7 @@ impl Table {
             panic: false,
             limited: false,
             next_step: None,
+            room: Room::default(),
             members,
         };
         empty.refreshed(rules, now)
@@ -122,6 +126,8 @@ impl Table {
         let (weighing, shares) = (self.weighing + u64::from(others.is_some()), facts.shares());
         let classes = Classes::new(&eligible, &shares);
         let before = before(&eligible, &shares);
+        let judge = rules.passive.as_ref().and_then(|passive| passive.judge());
+        let sweep = judge.and_then(|judge| judge.next_sweep());
         let warming = ramp.filter(|_| facts.are_warming()).map(|(ramp, now)| now + ramp.step());
         Self {
             members: Arc::clone(&self.members),
@@ -139,7 +145,8 @@ impl Table {
             panic,
             trials: facts.trials(),
             limited: self.members.iter().any(|member| member.limits().is_limited()),
-            next_step: warming.into_iter().chain(facts.next_return()).min(),
+            next_step: [warming, facts.next_return(), sweep].into_iter().flatten().min(),
+            room: facts.room(),
         }
     }
 
@@ -169,7 +176,8 @@ impl Table {
         self.panic
     }
 
-    /// When it changes again, though nothing happens: during a slow start or an ejection.
+    /// When it changes again, though nothing happens: during a slow start or an ejection, or
+    /// while [rates](crate::Outlier::success_rate) are compared.
     pub fn next_step(&self) -> Option<Instant> {
         self.next_step
     }
@@ -177,6 +185,16 @@ impl Table {
     /// Whether any member has a limit of concurrent requests.
     pub fn is_limited(&self) -> bool {
         self.limited
+    }
+
+    /// How many more may be ejected, as far as this table knows.
+    pub(crate) fn room(&self) -> Room {
+        self.room
+    }
+
+    /// How many more may be ejected, asked again.
+    pub(crate) fn room_now(&self, rules: &Rules) -> Room {
+        Facts::of(&self.members, None, rules.keep).room()
     }
 
     /// Where a backend is in [`members`](Self::members).

@@ -35,7 +35,12 @@ where
             if let Some(next) = self.pinned(&shared, &table, pin, now)? {
                 return Ok(next);
             }
-            self.pin = None;
+            (self.pin, self.may_try_out) = (None, false);
+        }
+        if !table.trials().is_empty()
+            && let Some((pick, lease)) = self.try_out(&shared, &table)
+        {
+            return self.agree_to(&shared, &table, pick, lease);
         }
         match shared.layer.policy.pick(&table, &self.context()) {
             Some(pick) => {

@@ -36,6 +36,8 @@ pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
     pub(super) tries: u32,
     // Those of them that were made while waiting for the client's backend.
     pub(super) waited: u32,
+    // Whether it may find out if a backend works again.
+    pub(super) may_try_out: bool,
     failed: Option<Failed>,
     // Whether a copy was sent.
     resent: bool,
@@ -109,6 +111,7 @@ where
             overflowed: false,
             tries: 0,
             waited: 0,
+            may_try_out: true,
             failed: None,
             resent: false,
             queue: None,
@@ -121,13 +124,23 @@ where
         Arc::clone(lease.backend())
     }
 
+    /// Whether a copy can be sent should the first one not be answered.
+    pub(super) fn can_be_resent(&mut self) -> bool {
+        self.keep_spare();
+        matches!(self.spare, Spare::Made(_))
+    }
+
+    fn keep_spare(&mut self) {
+        if let (Spare::Unmade, Some(request)) = (&self.spare, &self.request) {
+            self.spare = request.spare().map_or(Spare::None, Spare::Made);
+        }
+    }
+
     /// The request, for the backend that was dialled. `at_end` says that the answer will come only
     /// when all is over.
     pub(super) fn hand_over(&mut self, at_end: bool) -> Req {
+        self.keep_spare();
         let request = self.request.take().expect("given back before each further try");
-        if let Spare::Unmade = self.spare {
-            self.spare = request.spare().map_or(Spare::None, Spare::Made);
-        }
         if let Some(pick) = &self.pick {
             self.tie.settled(pick);
             if at_end {

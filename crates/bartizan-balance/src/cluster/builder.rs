@@ -10,7 +10,7 @@ use super::{Cluster, ClusterError, ClusterLoad, Inner, Writing, check_names};
 use crate::clock::now;
 use crate::passive::Passive;
 use crate::queue::Queue;
-use crate::{Backend, MinHealthy, SlowStart, Table};
+use crate::{Backend, MinHealthy, Observe, Outlier, SlowStart, Table};
 
 /// What holds for a cluster all its life.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub(crate) struct Rules {
 /// | [`all_backups`](Self::all_backups) | the first | `option allbackups` |
 /// | [`full_load`](Self::full_load) | the sum of all `max` | `fullconn` |
 /// | [`queue`](Self::queue) | any number | – |
+/// | [`observe`](Self::observe) | no | `observe` |
+/// | [`outlier`](Self::outlier) | no | – |
 #[derive(Debug)]
 #[must_use = "a cluster is made by `build`"]
 pub struct ClusterBuilder {
@@ -40,13 +42,24 @@ pub struct ClusterBuilder {
     rules: Rules,
     full_load: Option<usize>,
     queue: usize,
+    observe: Option<Observe>,
+    outlier: Option<Outlier>,
     wrong: Option<ClusterError>,
 }
 
 impl ClusterBuilder {
     pub(super) fn new(name: Arc<str>) -> Self {
         let (backends, rules) = (Vec::new(), Rules::default());
-        Self { name, backends, rules, full_load: None, queue: usize::MAX, wrong: None }
+        Self {
+            name,
+            backends,
+            rules,
+            full_load: None,
+            queue: usize::MAX,
+            observe: None,
+            outlier: None,
+            wrong: None,
+        }
     }
 
     /// Adds a backend at `address`, `HOST:PORT`.
@@ -99,13 +112,26 @@ impl ClusterBuilder {
         Self { queue: length, ..self }
     }
 
+    /// Lets active checks take into account what becomes of requests.
+    pub fn observe(self, observe: Observe) -> Self {
+        Self { observe: Some(observe), ..self }
+    }
+
+    /// Takes backends out that answer badly.
+    pub fn outlier(self, outlier: Outlier) -> Self {
+        Self { outlier: Some(outlier), ..self }
+    }
+
     /// Makes the cluster. All backends are up. It may be empty.
     ///
     /// # Errors
     ///
     /// [`ClusterError`], for the first thing that is wrong.
-    pub fn build(self) -> Result<Cluster, ClusterError> {
+    pub fn build(mut self) -> Result<Cluster, ClusterError> {
         self.wrong.map_or(Ok(()), Err)?;
+        let passive = Passive::new(self.observe, self.outlier);
+        self.rules.keep = passive.as_ref().and_then(|passive| passive.judge()).map(|j| j.keep());
+        self.rules.passive = passive.map(Arc::new);
         check_names(&self.backends)?;
         let load = Arc::new(ClusterLoad::new(self.full_load));
         load.members(&self.backends);

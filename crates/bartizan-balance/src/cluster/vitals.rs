@@ -14,7 +14,7 @@ use crate::live::Changed;
 use crate::{Backend, HealthChange, HealthChanges, HealthReport, Table, Verdict};
 
 /// Changes of condition that have yet to be announced.
-type Changes = Vec<(Arc<Backend>, Changed)>;
+pub(super) type Changes = Vec<(Arc<Backend>, Changed)>;
 
 impl Cluster {
     /// Changes of health of its backends, from now on.
@@ -65,7 +65,7 @@ impl Cluster {
         let now = now();
         let observed = affect(backend, |health| {
             let observed = health.observe(token, verdict, now);
-            if observed.is_some() && verdict.is_pass() && health.ejection() != Ejection::In {
+            if observed.is_some() && verdict.is_pass() && self.is_ended_by_a_pass(health) {
                 health.eject(Ejection::In, "a check passed", now);
             }
             observed
@@ -75,6 +75,16 @@ impl Cluster {
             let _ = self.update(|change| change.obey(backend, reply));
         }
         Some(observed)
+    }
+
+    /// Has the next check of a backend made soon.
+    pub(crate) fn hurry(&self, _: &Arc<Backend>) {}
+
+    /// Whether a check that passes takes back what requests have shown. Who wants to be left alone
+    /// for a while is, though its checks pass.
+    fn is_ended_by_a_pass(&self, health: &HealthState) -> bool {
+        let may_end = matches!(health.ejection(), Ejection::Out { .. } | Ejection::Trial);
+        may_end && self.judge().is_none_or(|judge| judge.unejects())
     }
 
     /// Tells members that this cluster has to hear of changes.
@@ -128,9 +138,7 @@ impl Cluster {
                 if health.recovered().is_some_and(warm) {
                     health.warmed_up();
                 }
-                if let Ejection::Out { until } = health.ejection()
-                    && until <= now
-                {
+                if health.ejection().ends().is_some_and(|until| until <= now) {
                     health.eject(Ejection::Trial, "its ejection is over", now);
                 }
             });

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{CheckState, Health, InitState, OnError, Pace, Verdict};
 use crate::State;
+use crate::passive::Growth;
 
 /// What a backend is, all in all. The later, the less it is used.
 #[doc = include_str!("transitions.md")]
@@ -99,6 +100,7 @@ pub(crate) struct HealthState {
     left: CheckState,
     wanted: State,
     ejection: Ejection,
+    growth: Growth,
     recovered: Option<Instant>,
     condition: Condition,
     since: Instant,
@@ -121,7 +123,21 @@ pub(crate) enum Ejection {
     Out {
         until: Instant,
     },
+    /// It wants to be left alone.
+    Rest {
+        until: Instant,
+    },
     Trial,
+}
+
+impl Ejection {
+    /// When it is over, if time alone ends it.
+    pub(crate) fn ends(self) -> Option<Instant> {
+        match self {
+            Self::Out { until } | Self::Rest { until } => Some(until),
+            Self::In | Self::Trial => None,
+        }
+    }
 }
 
 /// The settings of a set of checks that the state machine needs.
@@ -139,6 +155,7 @@ impl HealthState {
             left: CheckState::Up,
             wanted: State::Ready,
             ejection: Ejection::In,
+            growth: Growth::default(),
             recovered: None,
             condition: Condition::Up,
             since: now,
@@ -230,8 +247,19 @@ impl HealthState {
         let was = std::mem::replace(&mut self.ejection, ejection);
         if was != Ejection::In && ejection == Ejection::In {
             self.recovered = Some(now);
+            self.growth.back_in(now);
         }
         self.settle(now, || reason.to_owned());
+    }
+
+    /// How its ejections have grown.
+    pub(crate) fn growth(&self) -> Growth {
+        self.growth
+    }
+
+    /// Records how its ejections have grown.
+    pub(crate) fn grow(&mut self, growth: Growth) {
+        self.growth = growth;
     }
 
     /// What all checks together find: the worst of it.
@@ -287,7 +315,7 @@ fn combined(wanted: State, checked: CheckState, ejection: Ejection) -> Condition
         (_, CheckState::Unfit, _) => Condition::Unfit,
         (_, CheckState::Down, _) => Condition::Down,
         (_, CheckState::Unproven, _) => Condition::Unproven,
-        (.., Ejection::Out { .. }) => Condition::Ejected,
+        (.., Ejection::Out { .. } | Ejection::Rest { .. }) => Condition::Ejected,
         (State::Drain, ..) => Condition::Draining,
         (_, CheckState::Stopping, _) => Condition::Stopping,
         (.., Ejection::Trial) => Condition::Trial,

@@ -102,9 +102,14 @@ const CHECKED: [CheckState; 5] = [
     CheckState::Unfit,
 ];
 
-fn ejections() -> [(Ejection, &'static str); 3] {
+fn ejections() -> [(Ejection, &'static str); 4] {
     let until = now() + std::time::Duration::from_secs(60);
-    [(Ejection::In, "in"), (Ejection::Out { until }, "out"), (Ejection::Trial, "trial")]
+    [
+        (Ejection::In, "in"),
+        (Ejection::Out { until }, "out"),
+        (Ejection::Rest { until }, "resting"),
+        (Ejection::Trial, "trial"),
+    ]
 }
 
 fn member(cluster: &Cluster, position: usize) -> Arc<Backend> {

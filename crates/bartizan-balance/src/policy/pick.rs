@@ -112,6 +112,8 @@ pub enum Reason {
     },
     /// The client is pinned to it.
     Pinned,
+    /// Its ejection is over, and this request finds out whether it works again.
+    Trial,
     /// A slot of it became free, and this was the next in the queue.
     Queue,
     /// A policy that is not of this crate says so.
@@ -130,6 +132,7 @@ impl fmt::Display for Reason {
             Self::Latency { cost } => write!(f, "lowest cost drawn: {cost:.0} µs"),
             Self::Key { hash } => write!(f, "key {hash:016x}"),
             Self::Pinned => f.write_str("pinned"),
+            Self::Trial => f.write_str("on trial"),
             Self::Queue => f.write_str("next in the queue"),
             Self::Custom(text) => f.write_str(text),
         }

@@ -15,6 +15,32 @@ use crate::{Backend, CheckState, MinHealthy, Role, SlowStart, State};
 pub(super) struct Facts {
     all: Box<[Fact]>,
     next_return: Option<Instant>,
+    room: Room,
+}
+
+/// How many more may be ejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    active: usize,
+    backup: usize,
+}
+
+impl Room {
+    pub(crate) fn of(self, role: Role) -> usize {
+        match role {
+            Role::Active => self.active,
+            Role::Backup => self.backup,
+        }
+    }
+
+    /// One of this role is ejected.
+    pub(crate) fn take(&mut self, role: Role) {
+        let left = match role {
+            Role::Active => &mut self.active,
+            Role::Backup => &mut self.backup,
+        };
+        *left = left.saturating_sub(1);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +51,8 @@ struct Fact {
     role: Role,
     checked: CheckState,
     ejection: Ejection,
+    // Though it may be kept in, because too few would be left without it.
+    on_trial: bool,
 }
 
 impl Facts {
@@ -36,21 +64,25 @@ impl Facts {
     ) -> Self {
         let fact = |member: &Arc<Backend>| {
             let weight = member.weight();
+            let ejection = member.live.ejection();
             Fact {
                 weight,
                 share: share(member, weight, ramp),
                 state: member.state(),
                 role: member.role(),
                 checked: member.live.checked(),
-                ejection: member.live.ejection(),
+                ejection,
+                on_trial: ejection == Ejection::Trial,
             }
         };
         let mut all: Box<[Fact]> = members.iter().map(fact).collect();
         let next_return = all.iter().filter_map(Fact::returns).min();
+        let mut room = Room::default();
         if let Some(keep) = keep {
-            keep_enough(&mut all, keep);
+            room.active = keep_enough(&mut all, keep, Role::Active);
+            room.backup = keep_enough(&mut all, keep, Role::Backup);
         }
-        Self { all, next_return }
+        Self { all, next_return, room }
     }
 
     /// Who may be picked, and whether that is out of panic.
@@ -83,12 +115,19 @@ impl Facts {
 
     /// Who is to be tried, one request at a time.
     pub(super) fn trials(&self) -> Arc<[u32]> {
+        // While an active backend can do it, nobody goes to a backup, on trial or not.
+        let none_is_well = !self.all.iter().any(Fact::is_well);
         let on_trial = |(position, fact): (usize, &Fact)| {
-            let trial = fact.ejection == Ejection::Trial;
+            let trial = fact.on_trial && (fact.role == Role::Active || none_is_well);
             let is = trial && fact.is_willing() && fact.checked == CheckState::Up;
             is.then_some(position as u32)
         };
         self.all.iter().enumerate().filter_map(on_trial).collect()
+    }
+
+    /// How many more may be ejected.
+    pub(super) fn room(&self) -> Room {
+        self.room
     }
 
     /// When the next ejection is over.
@@ -141,7 +180,8 @@ impl Fact {
     /// Whether it works, whether or not it wants new clients.
     fn works(&self) -> bool {
         // Where no new clients go, none can be on trial: those who are pinned are the trial.
-        let stops = self.state == State::Drain || self.checked == CheckState::Stopping;
+        let drains = self.state == State::Drain || self.weight == 0;
+        let stops = drains || self.checked == CheckState::Stopping;
         let is_in = self.ejection == Ejection::In || stops && self.ejection == Ejection::Trial;
         self.checked <= CheckState::Stopping && is_in
     }
@@ -153,29 +193,28 @@ impl Fact {
     }
 
     fn returns(&self) -> Option<Instant> {
-        match self.ejection {
-            Ejection::Out { until } => Some(until),
-            _ => None,
-        }
+        self.ejection.ends()
     }
 }
 
-/// Whatever requests show, so many stay in: those on trial are taken back first, then those who
-/// would return soonest.
-fn keep_enough(all: &mut [Fact], keep: MinHealthy) {
-    let total = all.iter().filter(|fact| fact.is_active()).count();
-    let healthy = all.iter().filter(|fact| fact.is_well()).count();
-    let missing = keep.of(total).saturating_sub(healthy);
-    if missing == 0 {
-        return;
+/// Whatever requests show, so many of a role stay in: those on trial are taken back first, then those
+/// who would return soonest. Returns how many more may be ejected.
+fn keep_enough(all: &mut [Fact], keep: MinHealthy, role: Role) -> usize {
+    let is_one = |fact: &Fact| fact.is_willing() && fact.role == role;
+    let total = all.iter().filter(|fact| is_one(fact)).count();
+    let healthy = all.iter().filter(|fact| is_one(fact) && fact.takes_new()).count();
+    let needed = keep.of(total);
+    if healthy >= needed {
+        return healthy - needed;
     }
     let ejected = |fact: &Fact| {
-        fact.is_active() && fact.checked == CheckState::Up && fact.ejection != Ejection::In
+        is_one(fact) && fact.checked == CheckState::Up && fact.ejection != Ejection::In
     };
     let mut out: Vec<_> = all.iter_mut().filter(|fact| ejected(fact)).collect();
     // `None`, which is on trial, comes first.
     out.sort_by_key(|fact| fact.returns());
-    out.into_iter().take(missing).for_each(|fact| fact.ejection = Ejection::In);
+    out.into_iter().take(needed - healthy).for_each(|fact| fact.ejection = Ejection::In);
+    0
 }
 
 /// What this weight is in sixteenths, after slow start.
