@@ -14,7 +14,7 @@ packages=(
 )
 programs=(curl openssl nginx haproxy wrk h2load python3 sslscan testssl chromium dnsmasq)
 services=(nginx haproxy)
-python_packages=()
+python_packages=(grpcio==1.85.1 grpcio-health-checking==1.85.1)
 
 as_root() {
     if ((EUID)); then sudo -E "$@"; else "$@"; fi

@@ -3,18 +3,21 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use bartizan_testkit::{TestDir, refused_addr};
 
-use crate::program::{Running, listening};
+use crate::eventually;
+use crate::group::Group;
+use crate::program::{listening, signal};
 
-/// A running nginx that answers `GET /` with its name and a newline, and logs each request.
+/// A running nginx that answers `GET /` with its name and a newline, and logs each request; those of
+/// `/check`, which are for checks, apart from the others.
 #[derive(Debug)]
 pub struct Nginx {
     addr: SocketAddr,
     dir: TestDir,
-    running: Running,
+    running: Group,
 }
 
 impl Nginx {
@@ -27,6 +30,19 @@ impl Nginx {
         Self::with(name, "", "").await
     }
 
+    /// Starts an nginx as it runs in production: a master and two workers.
+    ///
+    /// # Panics
+    ///
+    /// If nginx is missing or does not listen.
+    pub async fn with_workers(name: &str) -> Self {
+        Self::configured(|dir, addr| {
+            let config = config(dir, addr, name, "");
+            config.replace("master_process off;", "master_process on; worker_processes 2;")
+        })
+        .await
+    }
+
     /// Starts an nginx that has these directives in its `http` block as well, and a `stream` block
     /// of these if there are any. All of its ports are open when this returns.
     ///
@@ -34,14 +50,16 @@ impl Nginx {
     ///
     /// If nginx or its stream module is missing, or if it does not listen.
     pub async fn with(name: &str, http: &str, stream: &str) -> Self {
-        let addr = refused_addr();
-        let dir = TestDir::new();
         let (module, stream) = match stream {
             "" => (String::new(), String::new()),
             _ => (format!("load_module {STREAM_MODULE};\n"), format!("stream {{\n{stream}}}\n")),
         };
-        let config = config(&dir, addr, name, http);
-        dir.write("nginx.conf", module + &config + &stream);
+        Self::configured(|dir, addr| module + &config(dir, addr, name, http) + &stream).await
+    }
+
+    async fn configured(config: impl FnOnce(&TestDir, SocketAddr) -> String) -> Self {
+        let (addr, dir) = (refused_addr(), TestDir::new());
+        dir.write("nginx.conf", config(&dir, addr));
         let running = spawn(&dir);
         listening(addr).await;
         Self { addr, dir, running }
@@ -81,17 +99,53 @@ impl Nginx {
         fs::read_to_string(self.dir.join("error.log")).unwrap()
     }
 
-    /// How many requests it has logged, in all its lives.
+    /// How many requests it has logged, in all its lives, but for those of `/check`.
     pub fn logged(&self) -> usize {
-        fs::read_to_string(self.dir.join("access.log")).unwrap().lines().count()
+        self.lines("access.log")
     }
 
-    /// Kills it, without a chance to finish anything.
+    /// How many requests of `/check` it has logged, in all its lives.
+    pub fn checked(&self) -> usize {
+        self.lines("check.log")
+    }
+
+    fn lines(&self, log: &str) -> usize {
+        // Not read: it is asked a hundred times a second, and a load makes it long.
+        usize::try_from(fs::metadata(self.dir.join(log)).unwrap().len()).unwrap() / LINE
+    }
+
+    /// Kills all of its processes, without a chance to finish anything.
     pub fn kill(&mut self) {
         self.running.kill();
     }
 
-    /// Starts it again, with the same address and log.
+    /// Lets it finish what it is doing, and end.
+    ///
+    /// # Panics
+    ///
+    /// If it has not within 30 s.
+    pub async fn quit(&mut self) {
+        let path = self.dir.join("nginx.pid");
+        let pid = || fs::read_to_string(&path).ok()?.trim().parse().ok();
+        eventually("nginx's number", || pid().is_some()).await;
+        signal(pid().unwrap(), "QUIT");
+        // Nearly the last that it does is to remove the file.
+        eventually("nginx's end", || !fs::exists(&path).unwrap()).await;
+        self.running.kill();
+    }
+
+    /// Stops all of its processes where they are: connections stay, and new ones are taken by the
+    /// kernel.
+    pub fn freeze(&self) {
+        self.running.signal("STOP");
+    }
+
+    /// Lets them go on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.running.signal("CONT");
+    }
+
+    /// Starts it again after its end, with the same address and logs.
     ///
     /// # Panics
     ///
@@ -102,14 +156,16 @@ impl Nginx {
     }
 }
 
-fn spawn(dir: &TestDir) -> Running {
+fn spawn(dir: &TestDir) -> Group {
+    // Of one that was killed. It need not be there.
+    let _ = fs::remove_file(dir.join("nginx.pid"));
     // Debian keeps it where a plain user's PATH does not look.
     let installed = ["/usr/sbin/nginx", "nginx"];
     let path = installed.into_iter().find(|path| fs::exists(path).unwrap()).unwrap_or("nginx");
     let mut command = Command::new(path);
     command.arg("-c").arg(dir.join("nginx.conf")).arg("-p").arg(dir.path());
     command.args(["-e", "error.log"]);
-    Running::start(command.stdout(Stdio::null()).stderr(Stdio::inherit()))
+    Group::start(&command)
 }
 
 fn says(text: &str) -> String {
@@ -126,7 +182,8 @@ pid {path}/nginx.pid;
 error_log {path}/error.log;
 events {{ worker_connections 4096; }}
 http {{
-    access_log {path}/access.log;
+    log_format one .;
+    access_log {path}/access.log one;
     client_body_temp_path {path}/body;
     proxy_temp_path {path}/proxy;
     fastcgi_temp_path {path}/fastcgi;
@@ -136,11 +193,18 @@ http {{
     server {{
         listen {addr};
         {says}
+        location = /check {{
+            access_log {path}/check.log one;
+            return 200 \"ok\\n\";
+        }}
     }}
 {more}}}
 "
     )
 }
+
+/// Bytes of a line in a log: a full stop and its end.
+const LINE: usize = 2;
 
 /// Where Debian keeps it.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";

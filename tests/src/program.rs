@@ -146,10 +146,19 @@ impl Running {
 
 /// Sends the process `pid` the signal `name`.
 pub(crate) fn signal(pid: u32, name: &str) {
+    kill(&pid.to_string(), name);
+}
+
+/// Sends all processes of the group `id` the signal `name`.
+pub(crate) fn signal_group(id: u32, name: &str) {
+    kill(&format!("-{id}"), name);
+}
+
+fn kill(whom: &str, name: &str) {
     // The shell's own `kill`, because the program of this name is not everywhere.
-    let kill = [r#"kill -s "$0" "$1""#, name, &pid.to_string()].map(str::to_owned);
+    let kill = [r#"kill -s "$0" -- "$1""#, name, whom];
     let status = Command::new("/bin/sh").arg("-c").args(kill).status().unwrap();
-    assert!(status.success(), "process {pid} is gone");
+    assert!(status.success(), "process {whom} is gone");
 }
 
 fn read(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {

@@ -142,6 +142,12 @@ impl Proxy {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many lines of its log have all of these words.
+    pub fn said(&self, words: &[&str]) -> usize {
+        let has = |line: &&str| words.iter().all(|word| line.contains(word));
+        self.stderr().lines().filter(has).count()
+    }
+
     /// Sends it the signal `name`, such as `TERM`.
     ///
     /// # Panics

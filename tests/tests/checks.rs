@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bartizan_testkit::HttpBackend;
-use bartizan_tests::{Client, Http, Proxy, Site, eventually, full};
+use bartizan_tests::{Client, Freezer, Http, Proxy, Site, eventually, full};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
@@ -77,6 +77,126 @@ async fn without_checks_nothing_is_taken_out() {
     }
     let _backend = HttpBackend::start_on(addr, "one").await;
     assert_eq!(client.get("/").await.status, 200);
+}
+
+/// Three backends with names, a proxy that checks them, and GETs on eight connections, each of which
+/// has to be answered with 200.
+struct Scene {
+    proxy: Proxy,
+    stop: Arc<AtomicBool>,
+    load: Vec<JoinHandle<u64>>,
+    _site: Site,
+}
+
+impl Scene {
+    async fn set(backends: [SocketAddr; 3], flags: &[&str]) -> Self {
+        let site = Site::new();
+        let named = ["b0", "b1", "b2"].iter().zip(backends);
+        let named: Vec<_> = named.map(|(name, addr)| format!("{name}={addr}")).collect();
+        let named = named.iter().flat_map(|backend| ["--backend", backend]);
+        let flags: Vec<_> = named.chain(flags.iter().copied()).collect();
+        let (proxy, stop) = (site.proxy(&[], &flags), Arc::new(AtomicBool::new(false)));
+        let mut tasks = Vec::new();
+        for _ in 0..4 {
+            for http in Http::BOTH {
+                tasks.push(load(Client::connect(&site, &proxy, http).await, http, &stop));
+            }
+        }
+        Self { proxy, stop, load: tasks, _site: site }
+    }
+
+    /// Waits until the log has said this of the backend so often.
+    async fn said(&self, what: &str, backend: &str, times: usize) {
+        let said = || self.proxy.said(&[what, backend]) >= times;
+        eventually(&format!("{what}: {backend}"), said).await;
+    }
+
+    /// Ends the load, all of which was answered.
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.load {
+            assert!(task.await.unwrap() > 20);
+        }
+    }
+}
+
+/// Three backends called `b0`, `b1`, `b2`.
+async fn three() -> Vec<HttpBackend> {
+    let mut backends = Vec::new();
+    for name in ["b0", "b1", "b2"] {
+        backends.push(HttpBackend::start(name).await);
+    }
+    backends
+}
+
+fn addrs(backends: &[HttpBackend]) -> [SocketAddr; 3] {
+    std::array::from_fn(|i| backends[i].addr())
+}
+
+/// Waits until the backend has got so many more requests.
+async fn gets_more(backend: &HttpBackend) {
+    let before = backend.requests();
+    eventually("more requests", || backend.requests() >= before + 50).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_or_two_of_three_that_are_killed_cost_no_get() {
+    for dead in [1, 2] {
+        let mut backends = three().await;
+        let addrs = addrs(&backends);
+        let scene = Scene::set(addrs, &CHECKED).await;
+        let (mut left, killed) = (backends.split_off(dead), backends);
+        for backend in killed {
+            gets_more(&backend).await;
+            backend.stop().await;
+        }
+        for name in &["b0", "b1"][..dead] {
+            scene.said("backend is down", name, 1).await;
+        }
+        let last = left.pop().unwrap();
+        gets_more(&last).await;
+        let back = HttpBackend::start_on(addrs[0], "b0").await;
+        scene.said("backend is up", "b0", 1).await;
+        gets_more(&back).await;
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_costs_no_get() {
+    let mut backends = three().await;
+    let addrs = addrs(&backends);
+    let scene = Scene::set(addrs, &CHECKED).await;
+    for (addr, name) in addrs.into_iter().zip(["b0", "b1", "b2"]) {
+        backends.remove(0).stop().await;
+        scene.said("backend is down", name, 1).await;
+        let back = HttpBackend::start_on(addr, name).await;
+        scene.said("backend is up", name, 1).await;
+        gets_more(&back).await;
+        backends.push(back);
+    }
+    scene.end().await;
+}
+
+/// What it was asked is asked of another, once it is found to be down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_backend_costs_no_get_if_its_sessions_are_shut_down() {
+    let backends = three().await;
+    let freezer = Freezer::start(backends[0].addr()).await;
+    let flags = ["--check", "http:/", "--check-interval", "100ms", "--check-timeout", "500ms"];
+    let more = ["--fall", "2", "--rise", "2", "--on-marked-down", "shutdown-sessions"];
+    let [_, one, two] = addrs(&backends);
+    let scene = Scene::set([freezer.addr(), one, two], &[&flags[..], &more].concat()).await;
+    gets_more(&backends[0]).await;
+    freezer.freeze();
+    scene.said("backend is down", "b0", 1).await;
+    // Each client would soon be stuck if requests still went there.
+    gets_more(&backends[1]).await;
+    gets_more(&backends[2]).await;
+    freezer.thaw();
+    scene.said("backend is up", "b0", 1).await;
+    gets_more(&backends[0]).await;
+    scene.end().await;
 }
 
 /// GETs until `stop`, and returns how many were answered. Each has to be, with 200.

@@ -37,7 +37,7 @@ pub struct Backend {
     max: AtomicU32,
     pub(crate) live: Live,
     pub(crate) tally: Tally,
-    tracked: Option<Arc<Backend>>,
+    tracked: Option<Arc<Self>>,
 }
 
 /// Tells backends apart for the life of the process; never used twice.
@@ -166,7 +166,7 @@ impl Backend {
     /// several clusters, under whatever limits and weights, is then probed once.
     ///
     /// `other` has to be in a cluster that is checked, and may itself track a third.
-    pub fn tracking(self, other: Arc<Backend>) -> Self {
+    pub fn tracking(self, other: Arc<Self>) -> Self {
         Self { tracked: Some(other), ..self }
     }
 
@@ -194,7 +194,7 @@ impl Backend {
     }
 
     /// The backend that is checked instead of this one.
-    pub fn tracked(&self) -> Option<&Arc<Backend>> {
+    pub fn tracked(&self) -> Option<&Arc<Self>> {
         self.tracked.as_ref()
     }
 

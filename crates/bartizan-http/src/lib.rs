@@ -34,6 +34,7 @@ mod host_guard;
 mod keys;
 mod per_host;
 mod pool;
+mod probe;
 mod serve;
 mod sticky;
 mod text_or;
@@ -49,6 +50,7 @@ pub use per_host::{PerHost, PerHostFuture, PerHostLayer};
 pub use pool::{
     BackendProtocol, Checkout, HttpPool, HttpPoolLayer, PooledBody, PooledConn, SendFuture,
 };
+pub use probe::{Expect, GrpcProbe, HttpOnce, HttpProbe, HttpProbeError, Probing};
 pub use serve::{Answer, H2Executor, Reply, RequestBody, ServeHttp, ServeHttpError, Serving};
 pub use sticky::{
     ByCookie, CookieTie, SameSite, StickyCookie, StickyCookieError, StickyCookieFuture,

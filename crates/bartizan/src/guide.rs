@@ -258,7 +258,23 @@
 //! reason, and `backend is up` (info).
 //!
 //! A check is a dial that succeeds. [`DialProbe`](crate::balance::DialProbe) makes one of any dial
-//! service, and [`Checks::new`] takes any service from backends to verdicts:
+//! service. [`HttpProbe`] looks at the answer to a request as well, as `option httpchk` and
+//! `http-check expect` do, and [`GrpcProbe`] asks the way gRPC has for it. Both take the dial service
+//! of the traffic, TLS and all, or its pool:
+//!
+//! ```
+//! use bartizan::http::Expect;
+//! use bartizan::prelude::*;
+//!
+//! # fn run() -> Result<(), bartizan::http::HttpProbeError> {
+//! let probe = HttpProbe::new(TcpDial::new()).path("/health")?;
+//! let checks = Checks::new(probe.expect_status(200..=299).expect(Expect::body("ready")));
+//! let checks_of_grpc = Checks::new(GrpcProbe::new(TcpDial::new()).service("shop.Orders"));
+//! # let _ = (checks, checks_of_grpc);
+//! # Ok(()) }
+//! ```
+//!
+//! [`Checks::new`] takes any service from backends to verdicts:
 //!
 //! ```
 //! use std::convert::Infallible;

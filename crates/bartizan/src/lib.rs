@@ -8,7 +8,7 @@
 //! | [`net`] | connections: accept loop, drain, per-core workers, dialling, routes by server name, tunnels, PROXY protocol |
 //! | [`tls`] | TLS towards clients and backends, certificates (feature `tls`) |
 //! | [`balance`] | backends, policies, leases, health checks |
-//! | [`http`] | serving, pooling and forwarding HTTP (feature `http`) |
+//! | [`http`] | serving, pooling and forwarding HTTP, HTTP and gRPC probes (feature `http`) |
 //!
 //! The feature `dns`, off by default, adds `balance::dns`: backends that follow DNS.
 //!
@@ -37,7 +37,8 @@ pub mod prelude {
     pub use bartizan_balance::{Backend, Balance, BalanceLayer, Checks, Cluster, RoundRobin};
     #[cfg(feature = "http")]
     pub use bartizan_http::{
-        ClientCertLayer, ForwardedLayer, HostGuardLayer, HttpPool, HttpPoolLayer, ServeHttp,
+        ClientCertLayer, ForwardedLayer, GrpcProbe, HostGuardLayer, HttpPool, HttpPoolLayer,
+        HttpProbe, ServeHttp,
     };
     pub use bartizan_net::{
         ClientHelloLayer, Conn, ConnInfo, Drain, HostRouter, RejectTls, TcpDial, Tunnel,

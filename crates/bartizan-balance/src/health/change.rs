@@ -69,8 +69,12 @@ pub struct HealthChanges {
 
 /// So many changes were not looked at in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} changes of health were missed: they were not taken in time")]
-pub struct MissedChanges(pub u64);
+#[error("{count} changes of health were missed: they were not taken in time")]
+#[non_exhaustive]
+pub struct MissedChanges {
+    /// How many.
+    pub count: u64,
+}
 
 impl HealthChanges {
     pub(crate) fn new(changes: broadcast::Receiver<HealthChange>) -> Self {
@@ -93,7 +97,7 @@ impl Stream for HealthChanges {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.changes).poll_next(cx).map(|next| {
             next.map(|change| {
-                change.map_err(|BroadcastStreamRecvError::Lagged(missed)| MissedChanges(missed))
+                change.map_err(|BroadcastStreamRecvError::Lagged(count)| MissedChanges { count })
             })
         })
     }

@@ -42,6 +42,7 @@ pub enum CheckState {
 
 /// How soon the next check is due, as HAProxy has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Pace {
     /// `inter`: the backend is up, and nothing speaks against it.
     Normal,

@@ -211,7 +211,10 @@ async fn who_does_not_listen_is_told_how_much_was_missed() {
     let mut changes = web.health_changes();
     let a = member(&web, 0);
     (0..300).for_each(|n| _ = web.set_up(&a, n % 2 == 1));
-    assert_eq!(changes.recv().await.unwrap().unwrap_err(), MissedChanges(300 - KEPT as u64));
+    assert_eq!(
+        changes.recv().await.unwrap().unwrap_err(),
+        MissedChanges { count: 300 - KEPT as u64 }
+    );
     assert_eq!(changes.recv().await.unwrap().unwrap().to, Condition::Down);
 }
 

@@ -36,6 +36,7 @@ pub enum Verdict {
 
 /// The reply of an agent beside a backend, with HAProxy's meaning (`agent-check`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AgentReply {
     /// Whether the backend is up, if that is said.
     pub up: Option<bool>,
@@ -51,6 +52,7 @@ pub struct AgentReply {
 
 /// A weight as an agent sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AgentWeight {
     /// A share of the weight that was configured.
     Percent(u16),

@@ -18,7 +18,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -116,6 +116,13 @@ impl HttpPoolLayer {
     /// [`ServeHttp`](crate::ServeHttp). As a layer, it makes pools for [`RequestBody`].
     pub fn pool<D, B>(&self, dial: D) -> HttpPool<D, B> {
         HttpPool::with_settings(dial, self.settings)
+    }
+
+    /// A pool for one request, with which all of its connections go: nothing has to be swept.
+    pub(crate) fn pool_for_one<D, B>(&self, dial: D) -> HttpPool<D, B> {
+        let pool = self.pool(dial);
+        pool.shared.swept.store(true, Ordering::Relaxed);
+        pool
     }
 }
 
@@ -391,7 +398,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_IDLE: usize = 512;
 
 #[cfg(test)]
-mod test_dial;
+pub(crate) mod test_dial;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct RequestBody {
     incoming: Option<Incoming>,
     // Boxed: most requests have no body, and all are moved around.
     watch: Option<Box<Watch>>,
+    // What this process has to say itself, as a probe has.
+    whole: Option<Box<Bytes>>,
 }
 
 struct Watch {
@@ -59,14 +61,22 @@ impl RequestBody {
         }
         let idle = IdleTimer::new(idle);
         let watch = Watch { idle, waiting: false, ended: false, state: Arc::clone(state) };
-        Self { incoming: Some(incoming), watch: Some(Box::new(watch)) }
+        Self { incoming: Some(incoming), watch: Some(Box::new(watch)), whole: None }
     }
 }
 
 /// hyper's body, without a limit on time.
 impl From<Incoming> for RequestBody {
     fn from(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), watch: None }
+        Self { incoming: Some(incoming), watch: None, whole: None }
+    }
+}
+
+/// A body that is known from the start, which no client has sent.
+impl From<Bytes> for RequestBody {
+    fn from(bytes: Bytes) -> Self {
+        let whole = (!bytes.is_empty()).then(|| Box::new(bytes));
+        Self { incoming: None, watch: None, whole }
     }
 }
 
@@ -79,7 +89,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(this.whole.take().map(|bytes| Ok(Frame::data(*bytes))));
+        };
         let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
             let Some(watch) = &mut this.watch else { return Poll::Pending };
             return watch.poll_silent(cx).map(|error| {
@@ -95,11 +107,12 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.whole.is_none() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let whole = self.whole.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(whole), Body::size_hint)
     }
 }
 
