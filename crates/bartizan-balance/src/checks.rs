@@ -127,6 +127,11 @@ impl CheckGuard {
     pub fn forget(self) {
         std::mem::forget(self);
     }
+
+    /// Whether they have not ended, as they do with their runtime.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
 }
 
 impl Drop for CheckGuard {

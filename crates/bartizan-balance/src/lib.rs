@@ -33,6 +33,7 @@ pub mod dns;
 mod error;
 mod hash;
 mod health;
+mod health_layer;
 mod hold;
 mod key;
 mod latency;
@@ -64,6 +65,7 @@ pub use health::{
     AgentReply, AgentWeight, CheckState, Condition, Health, HealthChange, HealthChanges,
     HealthReport, InitState, MissedChanges, OnError, Pace, Verdict,
 };
+pub use health_layer::{Checked, HealthLayer};
 pub use hold::{Hold, Leased};
 pub use key::{HashBy, Hashed, Key, KeyFn, KeyOf, SniKey, SourceKey, key_fn};
 pub use lease::Lease;
@@ -74,7 +76,10 @@ pub use policy::{
     First, LeastConn, Observer, PeakEwma, Pick, PickContext, Policy, PowerOfTwo, Prepare, Random,
     Reason, Rejected, Rejection, RoundRobin, Why,
 };
-pub use probe::{DialProbe, ProbeFuture};
+pub use probe::{
+    AgentProbe, AgentReplyError, AtPort, CertificateLife, CertificateProbe, Certificates,
+    DialProbe, Expect, OtherPort, ProbeFuture, ProbeRun, ScriptProbe, parse_agent_reply,
+};
 pub use resend::{Resend, SpareRequest};
 pub use slow_start::SlowStart;
 pub use stick::{

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{ClusterError, check_names};
 use crate::backend::MAX_WEIGHT;
+use crate::health::HealthState;
 use crate::live::Changed;
 use crate::{AgentReply, AgentWeight, Backend, State, Table};
 
@@ -22,7 +23,8 @@ pub struct Change {
 #[derive(Clone, Copy, Debug)]
 enum Setting {
     Weight(u16),
-    State(State),
+    // And who wants it.
+    State(State, &'static str),
     Max(u32),
 }
 
@@ -70,7 +72,7 @@ impl Change {
     /// Wants the backend of this name to take part, to drain, or to be left alone. Wrong if there is
     /// no such backend.
     pub fn set_state(&mut self, name: &str, state: State) {
-        self.set(name, Setting::State(state));
+        self.set(name, Setting::State(state, OPERATOR));
     }
 
     /// Gives this backend a share, without a search for it.
@@ -78,18 +80,21 @@ impl Change {
         self.settings.push((Arc::clone(backend), Setting::Weight(weight)));
     }
 
+    /// Whether an agent says anything but what is so already: agents say the same most of the time,
+    /// and a new table is not for nothing.
+    pub(crate) fn is_news(backend: &Backend, reply: &AgentReply) -> bool {
+        let weight = reply.weight.map(|weight| weight_of(backend, weight));
+        let limits = backend.limits();
+        weight.is_some_and(|weight| weight != backend.weight())
+            || reply.state.is_some_and(|state| state != backend.state())
+            || reply.max.is_some_and(|max| limits.max(max) != limits)
+    }
+
     /// Does with this backend as its agent says.
     pub(crate) fn obey(&mut self, backend: &Arc<Backend>, reply: &AgentReply) {
-        let weight = reply.weight.map(|weight| match weight {
-            AgentWeight::Absolute(weight) => weight.min(MAX_WEIGHT),
-            AgentWeight::Percent(percent) => {
-                let weight = u32::from(backend.initial_weight()) * u32::from(percent) / 100;
-                weight.min(u32::from(MAX_WEIGHT)) as u16
-            }
-        });
         let settings = [
-            weight.map(Setting::Weight),
-            reply.state.map(Setting::State),
+            reply.weight.map(|weight| Setting::Weight(weight_of(backend, weight))),
+            reply.state.map(|state| Setting::State(state, AGENT)),
             reply.max.map(Setting::Max),
         ];
         self.settings.extend(settings.into_iter().flatten().map(|set| (Arc::clone(backend), set)));
@@ -122,8 +127,9 @@ impl Change {
             match setting {
                 Setting::Weight(weight) => backend.set_weight(weight),
                 Setting::Max(max) => backend.set_max(max),
-                Setting::State(state) => {
-                    let ((), change) = backend.live.change(|health| health.want(state, now));
+                Setting::State(state, reason) => {
+                    let want = |health: &mut HealthState| health.want(state, reason, now);
+                    let ((), change) = backend.live.change(want);
                     changed.extend(change.map(|change| (backend, change)));
                 }
             }
@@ -134,3 +140,18 @@ impl Change {
 
 /// The members, if they may be others, and whose condition has changed.
 type Applied = (Option<Vec<Arc<Backend>>>, Vec<(Arc<Backend>, Changed)>);
+
+/// The weight that an agent wants, in HAProxy's range.
+fn weight_of(backend: &Backend, weight: AgentWeight) -> u16 {
+    match weight {
+        AgentWeight::Absolute(weight) => weight.min(MAX_WEIGHT),
+        AgentWeight::Percent(percent) => {
+            let weight = u32::from(backend.initial_weight()) * u32::from(percent) / 100;
+            weight.min(u32::from(MAX_WEIGHT)) as u16
+        }
+    }
+}
+
+const OPERATOR: &str = "the operator wants it so";
+
+const AGENT: &str = "its agent wants it so";

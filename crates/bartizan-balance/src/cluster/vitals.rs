@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::broadcast;
 
-use super::{Cluster, Inner, Writing};
+use super::{Change, Cluster, Inner, Writing};
 use crate::clock::now;
 use crate::health::{CheckRules, Ejection, HealthState, KEPT, Observed, Token};
 use crate::live::Changed;
@@ -70,7 +70,9 @@ impl Cluster {
             }
             observed
         })?;
-        if let Verdict::Agent(reply) = verdict {
+        if let Verdict::Agent(reply) = verdict
+            && Change::is_news(backend, reply)
+        {
             // Only names can be wrong in a change.
             let _ = self.update(|change| change.obey(backend, reply));
         }

@@ -233,13 +233,13 @@ impl HealthState {
         self.settle(now, || reason.to_owned());
     }
 
-    /// Takes in what the operator wants.
-    pub(crate) fn want(&mut self, wanted: State, now: Instant) {
+    /// Takes in what the operator wants, or an agent for him.
+    pub(crate) fn want(&mut self, wanted: State, reason: &str, now: Instant) {
         let was = std::mem::replace(&mut self.wanted, wanted);
         if was == State::Maintenance && wanted != State::Maintenance {
             self.recovered = Some(now);
         }
-        self.settle(now, || "the operator wants it so".into());
+        self.settle(now, || reason.to_owned());
     }
 
     /// Moves on from, or to, an ejection.

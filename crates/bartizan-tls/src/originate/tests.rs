@@ -2,6 +2,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
+use bartizan_balance::{Backend, CertificateProbe};
+use bartizan_net::clock::{Clock, SystemClock};
 use bartizan_net::{DialledStream, ErrorChain, TcpDial, WrongIdentity};
 use bartizan_testkit::{Crl, Fault, Leaf, Minted, Misbehaving, TestCa, TestDir, refused_addr};
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -593,4 +595,23 @@ async fn a_client_certificate_may_have_its_key_elsewhere() {
             "{error:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_probe_knows_how_long_the_certificate_is_good() {
+    let ca = TestCa::new("backends");
+    let days = Duration::from_secs(3 * 86_400 + 3600);
+    let leaf = ca.issue(Leaf::server(NAME).not_after(SystemClock.now() + days));
+    let server = Server::start(config(&leaf, None, None)).await;
+    let probe = CertificateProbe::new(layer(&ca).layer(TcpDial::new()));
+    let (certificates, backend) =
+        (probe.certificates(), Arc::new(Backend::new("a", server.address.clone())));
+    for (required, passes) in [(3, true), (4, false)] {
+        let verdict = probe.clone().require_days(required).oneshot(Arc::clone(&backend)).await;
+        assert_eq!(verdict.unwrap().is_pass(), passes, "{required} days");
+        assert_eq!(certificates.of(&backend).unwrap().days_left, 3);
+    }
+    let stranger = layer(&TestCa::new("others")).layer(TcpDial::new());
+    let verdict = CertificateProbe::new(stranger).oneshot(backend).await.unwrap();
+    assert!(!verdict.is_pass());
 }
