@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use bartizan_net::{Address, Target};
+use bartizan_net::{Address, Superseded, Target};
 
 use crate::health::HealthState;
 use crate::latency::Latency;
@@ -65,8 +65,8 @@ pub enum State {
     /// No new clients; those who are pinned to it still get there, and what is in flight goes on.
     /// A weight of 0 means the same.
     Drain,
-    /// Nobody new at all, pinned or not; what is in flight goes on. It comes back as after a
-    /// recovery.
+    /// Nobody new at all, pinned or not; what is in flight goes on, unless the cluster
+    /// [ends it](crate::OnMarkedDown::ShutdownSessions). It comes back as after a recovery.
     Maintenance,
 }
 
@@ -227,6 +227,14 @@ impl Backend {
     /// What it is, all in all, whatever its weight.
     pub fn condition(&self) -> Condition {
         self.live.look(HealthState::condition)
+    }
+
+    /// What is set when it is [marked down](crate::OnMarkedDown) for the next time.
+    ///
+    /// Pools ask before they dial: a connection from before a mark is to be used no more. A process
+    /// that was frozen may have it still, a host that crashed has not, and would cost a timeout.
+    pub fn until_marked_down(&self) -> Superseded {
+        self.live.tenures.over()
     }
 
     /// Only the cluster may, because it has to publish a new table with it.

@@ -1,21 +1,27 @@
 //! Probing the backends of a cluster in the background.
 
-use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bartizan_net::TcpDial;
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::task::AbortHandle;
 use tower_service::Service;
 
 use crate::clock::A_YEAR;
-use crate::cluster::{Attachment, Say};
-use crate::health::{CheckRules, Token};
-use crate::{Backend, BackendId, CheckState, Cluster, DialProbe, InitState, Verdict};
+use crate::cluster::Attachment;
+use crate::health::CheckRules;
+use crate::{Backend, Cluster, DialProbe, InitState, Verdict};
+
+mod run;
+mod schedule;
+mod target;
+mod watched;
+
+use run::Runner;
+use schedule::Timing;
+pub use target::ProbeTarget;
 
 /// How the backends of a cluster are checked. Defaults are HAProxy's, except that a backend which has
 /// never been checked is out after `fall` failures too, rather than after the first.
@@ -23,18 +29,30 @@ use crate::{Backend, BackendId, CheckState, Cluster, DialProbe, InitState, Verdi
 /// | setting | default | HAProxy |
 /// | --- | --- | --- |
 /// | [`every`](Self::every) | 2 s | `inter` |
+/// | [`fast`](Self::fast) | as `every` | `fastinter` |
+/// | [`down`](Self::down) | as `every` | `downinter` |
 /// | [`timeout`](Self::timeout) | 1 s | `timeout check` |
 /// | [`rise`](Self::rise) | 2 | `rise` |
 /// | [`fall`](Self::fall) | 3 | `fall` |
 /// | [`init_state`](Self::init_state) | fully up | `init-state` |
+/// | [`jitter`](Self::jitter) | 0 % | `spread-checks` |
+/// | [`max_concurrent`](Self::max_concurrent) | 500 | `tune.max-checks-per-thread` |
+/// | [`target`](Self::target) | the backend itself | `addr`, `port`, `check-sni` |
+/// | [`in_maintenance`](Self::in_maintenance) | no | agent checks only |
 #[derive(Clone, Debug)]
 pub struct Checks<Pr> {
     probe: Pr,
     every: Duration,
+    fast: Option<Duration>,
+    down: Option<Duration>,
     timeout: Duration,
     rise: u32,
     fall: u32,
     init_state: InitState,
+    jitter: u8,
+    max_concurrent: NonZeroUsize,
+    target: ProbeTarget,
+    in_maintenance: bool,
 }
 
 impl Checks<DialProbe<TcpDial>> {
@@ -50,16 +68,36 @@ impl<Pr> Checks<Pr> {
         Self {
             probe,
             every: EVERY,
+            fast: None,
+            down: None,
             timeout: TIMEOUT,
             rise: RISE,
             fall: FALL,
             init_state: InitState::FullyUp,
+            jitter: 0,
+            max_concurrent: MAX_CONCURRENT,
+            target: ProbeTarget::new(),
+            in_maintenance: false,
         }
     }
 
-    /// Probes each backend once per `interval` (at least a millisecond, at most a year).
+    /// Probes each backend once per `interval` (at least a millisecond, at most a year), from the
+    /// start of one probe to the start of the next. A probe that takes longer puts the next one off
+    /// until it is over.
     pub fn every(self, interval: Duration) -> Self {
-        Self { every: interval.clamp(SHORTEST, A_YEAR), ..self }
+        Self { every: clamped(interval), ..self }
+    }
+
+    /// Probes at this interval instead while verdicts have begun to speak against the state that a
+    /// backend is in, so that it is soon known. Default: as [`every`](Self::every).
+    pub fn fast(self, interval: Duration) -> Self {
+        Self { fast: Some(clamped(interval)), ..self }
+    }
+
+    /// Probes at this interval instead while a backend is down and nothing speaks against that.
+    /// Default: as [`every`](Self::every).
+    pub fn down(self, interval: Duration) -> Self {
+        Self { down: Some(clamped(interval)), ..self }
     }
 
     /// A probe that takes longer has failed.
@@ -86,12 +124,41 @@ impl<Pr> Checks<Pr> {
     pub fn init_state(self, init_state: InitState) -> Self {
         Self { init_state, ..self }
     }
+
+    /// Makes each interval longer or shorter by up to this share of it, from 0 to 50 percent; above
+    /// counts as 50. Several balancers that check the same backends then do not keep in step, nor do
+    /// backends that have been probed at the same moment once.
+    pub fn jitter(self, percent: u8) -> Self {
+        Self { jitter: percent.min(MAX_JITTER), ..self }
+    }
+
+    /// Lets at most this many probes run at once (at least 1), and with them the descriptors that
+    /// they have open. What is due beyond that waits, in the order in which it became due; that
+    /// this has begun is a tracing event (warn).
+    pub fn max_concurrent(self, probes: usize) -> Self {
+        Self { max_concurrent: NonZeroUsize::new(probes).unwrap_or(NonZeroUsize::MIN), ..self }
+    }
+
+    /// Probes at another address or under another name than requests go to.
+    pub fn target(self, target: ProbeTarget) -> Self {
+        Self { target, ..self }
+    }
+
+    /// Goes on in [maintenance](crate::State::Maintenance): for a probe that asks an agent, because
+    /// nobody else may be there to say that it is over. Otherwise a backend is left alone until it
+    /// leaves maintenance, and is then probed at once.
+    pub fn in_maintenance(self, probes: bool) -> Self {
+        Self { in_maintenance: probes, ..self }
+    }
 }
 
 impl Cluster {
     /// Checks all backends from now on, also those added later, until the guard is dropped.
     ///
-    /// First probes are spread over one interval, unless backends [start down](Checks::init_state).
+    /// One task does that, and starts the probes of all. First probes are spread over one interval,
+    /// those of backends that are added later too, unless backends [start down](Checks::init_state).
+    /// A probe that takes too long, or panics, has failed.
+    ///
     /// A change of state is a tracing event (target `bartizan_balance`, info for up, warn for down)
     /// with cluster, backend and reason; so is the first reason why a backend stays down, and that
     /// it has turned out to be unfit. A backend that is down when its guard is dropped stays down;
@@ -108,8 +175,8 @@ impl Cluster {
     {
         // Here and not in the task: before it has run, connections might be balanced already.
         let attachment = self.attach(checks.rules());
-        let membership = self.membership();
-        let task = tokio::spawn(supervise(attachment.say(), membership, checks));
+        let runner = Runner::new(self, attachment.say(), checks);
+        let task = tokio::spawn(runner.run());
         CheckGuard { task: task.abort_handle(), _attachment: attachment }
     }
 }
@@ -140,120 +207,24 @@ impl Drop for CheckGuard {
     }
 }
 
-/// Keeps one task per member. Dropping the set, by an abort too, ends them all.
-async fn supervise<Pr>(say: Say, mut membership: watch::Receiver<u64>, checks: Checks<Pr>)
-where
-    Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible>,
-    Pr: Clone + Send + Sync + 'static,
-    Pr::Future: Send,
-{
-    let mut tasks = JoinSet::new();
-    // One task per member and time of membership.
-    let mut running: HashMap<(BackendId, Token), AbortHandle> = HashMap::new();
-    let mut known = HashSet::new();
-    loop {
-        membership.borrow_and_update();
-        let Some(members) = say.cluster().map(|cluster| Arc::clone(cluster.table().members()))
-        else {
-            return;
-        };
-        let said: Vec<_> = members
-            .iter()
-            .filter_map(|member| Some((Arc::clone(member), say.token(member)?)))
-            .collect();
-        let ids: HashSet<_> = said.iter().map(|(member, token)| (member.id(), *token)).collect();
-        running.retain(|id, task| {
-            let stays = ids.contains(id);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for (position, (backend, token)) in said.into_iter().enumerate() {
-            let id = (backend.id(), token);
-            running.entry(id).or_insert_with(|| {
-                // A probe that has panicked must not do so in a loop.
-                let again = known.contains(&id);
-                let intervals = match (again, checks.init_state.is_down()) {
-                    (true, _) => 1.0,
-                    (false, true) => 0.0,
-                    (false, false) => position as f64 / members.len() as f64,
-                };
-                let first = checks.every.mul_f64(intervals);
-                let watch = Watch { say: say.clone(), backend, token };
-                tasks.spawn(watch.run(checks.clone(), first))
-            });
-        }
-        known = ids;
-        tokio::select! {
-            changed = membership.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
-            // Aborted above, or the probe has panicked: it is started anew.
-            Some(_) = tasks.join_next() => running.retain(|_, task| !task.is_finished()),
-        }
-    }
-}
-
 impl<Pr> Checks<Pr> {
     fn rules(&self) -> CheckRules {
         CheckRules { rise: self.rise, fall: self.fall, init: self.init_state }
     }
-}
 
-/// The checks of one backend.
-struct Watch {
-    say: Say,
-    backend: Arc<Backend>,
-    token: Token,
-}
-
-impl Watch {
-    async fn run<Pr>(self, checks: Checks<Pr>, first: Duration)
-    where
-        Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible> + Clone,
-    {
-        let mut ticks = interval_at(Instant::now() + first, checks.every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = None;
-        loop {
-            ticks.tick().await;
-            let asked = ask(checks.probe.clone(), &self.backend);
-            let verdict = match timeout(checks.timeout, asked).await {
-                Ok(verdict) => verdict,
-                Err(_) => Verdict::fail(format_args!("no answer within {:?}", checks.timeout)),
-            };
-            let was = self.backend.is_up();
-            let Some(cluster) = self.say.cluster() else { return };
-            let Some(observed) = cluster.observe(&self.backend, self.token, &verdict) else {
-                return;
-            };
-            let up = observed.state <= CheckState::Stopping;
-            if up || was {
-                told = None;
-            }
-            // What it was when it went down, the cluster has told.
-            if !up && !was && told != Some(observed.state) && !verdict.is_pass() {
-                let (cluster, backend) = (cluster.name(), self.backend.name());
-                let reason = verdict.reason();
-                tracing::warn!(%cluster, %backend, reason, "backend stays {:?}", observed.state);
-            }
-            if !up {
-                told = Some(observed.state);
-            }
+    fn timing(&self) -> Timing {
+        Timing {
+            every: self.every,
+            fast: self.fast.unwrap_or(self.every),
+            down: self.down.unwrap_or(self.every),
+            jitter: f64::from(self.jitter) / 100.0,
+            max_concurrent: self.max_concurrent.get(),
         }
     }
 }
 
-async fn ask<Pr>(mut probe: Pr, backend: &Arc<Backend>) -> Verdict
-where
-    Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible>,
-{
-    let Ok(()) = poll_fn(|cx| probe.poll_ready(cx)).await;
-    let Ok(verdict) = probe.call(Arc::clone(backend)).await;
-    verdict
+fn clamped(interval: Duration) -> Duration {
+    interval.clamp(SHORTEST, A_YEAR)
 }
 
 /// Less would be a load rather than a check.
@@ -267,6 +238,12 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const RISE: u32 = 2;
 
 const FALL: u32 = 3;
+
+/// HAProxy's: with more, an interval could come to next to nothing.
+const MAX_JITTER: u8 = 50;
+
+/// Half of the 1,024 descriptors that many systems give a process: requests need theirs.
+const MAX_CONCURRENT: NonZeroUsize = NonZeroUsize::new(500).unwrap();
 
 #[cfg(test)]
 mod tests;

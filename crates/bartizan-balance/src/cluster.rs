@@ -12,18 +12,21 @@ use crate::clock::now;
 use crate::health::CheckRules;
 use crate::passive::Passive;
 use crate::queue::Queue;
-use crate::{Backend, HealthChange, Prepare, Table};
+use crate::tenure::{Tenures, Watch};
+use crate::{Backend, HealthChange, OnMarkedDown, OnMarkedUp, Prepare, Role, SessionEnded, Table};
 
 mod builder;
 mod change;
 mod eject;
 mod load;
+mod nudge;
 mod vitals;
 
 pub use builder::ClusterBuilder;
 pub(crate) use builder::Rules;
 pub use change::Change;
 pub(crate) use load::ClusterLoad;
+pub(crate) use nudge::{Nudge, Nudges};
 use vitals::Changes;
 pub(crate) use vitals::{Attachment, Say, affect};
 
@@ -49,6 +52,10 @@ pub(crate) struct Inner {
     version: watch::Sender<u64>,
     // Once somebody wants to know.
     changes: OnceLock<broadcast::Sender<HealthChange>>,
+    // The checks that run.
+    nudged: nudge::Nudged,
+    // Those of all backups together.
+    backup_tenures: Tenures,
 }
 
 /// What only those who publish look at.
@@ -126,6 +133,29 @@ impl Cluster {
     /// Who judges backends by what becomes of picks.
     pub(crate) fn passive(&self) -> Option<&Passive> {
         self.inner.rules.passive.as_deref()
+    }
+
+    /// Looks out for what ends a session that begins at `backend` now.
+    ///
+    /// It may have been picked by a table that is older than a mark. Either the tenure is from before
+    /// that mark, and its end is still to come, or the table is seen here that was published before
+    /// that end.
+    pub(crate) fn watch(&self, backend: &Backend) -> Option<Watch> {
+        let rules = &self.inner.rules;
+        let mark = (rules.on_marked_down == OnMarkedDown::ShutdownSessions).then(|| {
+            let watch = backend.live.tenures.watch(SessionEnded::MarkedDown);
+            let late = backend.live.is_marked_down() && !self.table().is_in_use(backend);
+            if late { Watch::over(SessionEnded::MarkedDown) } else { watch }
+        });
+        let relieved = rules.on_marked_up == OnMarkedUp::ShutdownBackupSessions;
+        if !relieved || backend.role() != Role::Backup {
+            return mark;
+        }
+        let relief = self.inner.backup_tenures.watch(SessionEnded::ActiveIsBack);
+        Some(match mark {
+            Some(mark) => mark.or(relief),
+            None => relief,
+        })
     }
 
     pub(crate) fn membership(&self) -> watch::Receiver<u64> {

@@ -10,7 +10,7 @@ pub(crate) use change::KEPT;
 pub use change::{HealthChange, HealthChanges, MissedChanges};
 pub use check::{CheckState, Health, InitState, OnError, Pace};
 pub(crate) use state::{CheckRules, Ejection, HealthState, Observed, Token};
-pub use state::{Condition, HealthReport};
+pub use state::{Condition, HealthCounts, HealthReport};
 pub use verdict::{AgentReply, AgentWeight, Verdict};
 
 #[cfg(test)]

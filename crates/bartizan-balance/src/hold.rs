@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bartizan_net::Relayed;
+use bartizan_net::{BoxError, Relayed};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -55,7 +55,10 @@ impl<B: Body> Hold for Response<B> {
 
     fn hold(self, lease: Lease) -> Self::Held {
         // Servers do not poll a body that has ended before it began.
-        self.map(|body| Leased { lease: (!body.is_end_stream()).then_some(lease), body })
+        self.map(|body| Leased {
+            lease: (!body.is_end_stream()).then_some(lease),
+            body: Some(body),
+        })
     }
 
     fn outcome(&self) -> Outcome {
@@ -65,10 +68,13 @@ impl<B: Body> Hold for Response<B> {
 
 pin_project! {
     /// A body that holds a [`Lease`] until its end, its failure, or its drop.
+    ///
+    /// Its error is the body's own, boxed, or [`SessionEnded`](crate::SessionEnded) in the middle of
+    /// it: then the body is dropped, and does not come to its end.
     #[derive(Debug)]
     pub struct Leased<B> {
         #[pin]
-        body: B,
+        body: Option<B>,
         lease: Option<Lease>,
     }
 }
@@ -76,37 +82,61 @@ pin_project! {
 impl<B> Leased<B> {
     /// A body that holds nothing.
     pub fn free(body: B) -> Self {
-        Self { body, lease: None }
+        Self { body: Some(body), lease: None }
     }
 }
 
-impl<B: Body> Body for Leased<B> {
+impl<B: Body<Error: Into<BoxError>>> Body for Leased<B> {
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let mut this = self.project();
-        let frame = ready!(this.body.as_mut().poll_frame(cx));
-        // Servers drop a body late, or only with the connection; its end is what counts.
-        if !matches!(frame, Some(Ok(_))) || this.body.is_end_stream() {
-            if let (Some(lease), Some(Err(_))) = (&*this.lease, &frame) {
-                lease.report(|| Outcome::BrokenOff);
+        let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let mut ended = this.lease.as_ref().and_then(Lease::ended);
+        if ended.is_none() {
+            match body.poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    note(this.body.as_ref().as_pin_ref(), this.lease, &frame);
+                    return Poll::Ready(frame.map(|result| result.map_err(Into::into)));
+                }
+                Poll::Pending => {
+                    let Some(lease) = this.lease else { return Poll::Pending };
+                    ended = Some(ready!(lease.poll_ended(cx)));
+                }
             }
-            *this.lease = None;
         }
-        Poll::Ready(frame)
+        this.body.set(None);
+        *this.lease = None;
+        Poll::Ready(ended.map(|why| Err(why.into())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        // One that was cut is not to look complete.
+        self.body.as_ref().is_some_and(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
+}
+
+/// Ends the lease with the last frame: servers drop a body late, or only with the connection.
+fn note<B: Body>(
+    body: Option<Pin<&B>>,
+    lease: &mut Option<Lease>,
+    frame: &Option<Result<Frame<B::Data>, B::Error>>,
+) {
+    if matches!(frame, Some(Ok(_))) && !body.is_none_or(|body| body.is_end_stream()) {
+        return;
+    }
+    if let (Some(lease), Some(Err(_))) = (&*lease, frame) {
+        lease.report(|| Outcome::BrokenOff);
+    }
+    *lease = None;
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::clock::now;
-use crate::{Backend, Cluster, Observer, Outcome, Policy, Table};
+use crate::tenure::Watch;
+use crate::{Backend, Cluster, Observer, Outcome, Policy, SessionEnded, Table};
 
 /// Counts as in flight at its backend for as long as it lives.
 ///
@@ -23,6 +25,8 @@ pub struct Lease {
     counted: bool,
     // Whether it has the slot of its backend's trial.
     on_trial: AtomicBool,
+    // Where the cluster ends sessions.
+    watch: Option<Watch>,
 }
 
 impl Lease {
@@ -30,12 +34,28 @@ impl Lease {
     /// told.
     pub fn new(backend: Arc<Backend>) -> Self {
         backend.load.take();
-        Self { backend, home: None, counted: false, on_trial: AtomicBool::new(false) }
+        let on_trial = AtomicBool::new(false);
+        Self { backend, home: None, counted: false, on_trial, watch: None }
     }
 
     /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// Ready when what holds the lease has to end: the backend was marked down, and the cluster is
+    /// [set](crate::OnMarkedDown) so. Otherwise the task is woken then; one task at a time.
+    ///
+    /// [`Balance`](crate::Balance) and [`Leased`](crate::Leased) ask. Whoever holds a lease in a way
+    /// of his own ([`Hold`](crate::Hold)) has to, where sessions are to end.
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnded> {
+        self.watch.as_mut().map_or(Poll::Pending, |watch| watch.poll_ended(cx))
+    }
+
+    /// Whether what holds the lease has to end. As [`poll_ended`](Self::poll_ended), but wakes
+    /// nobody.
+    pub fn ended(&self) -> Option<SessionEnded> {
+        self.watch.as_ref()?.ended()
     }
 
     /// Tells who judges backends by it what became of the pick.
@@ -109,6 +129,7 @@ impl Home {
             home: Some(Arc::clone(self)),
             counted,
             on_trial: AtomicBool::new(false),
+            watch: self.cluster.watch(backend),
         })
     }
 
@@ -122,12 +143,9 @@ impl Home {
         self.more(backend);
         self.started(backend);
         let home = Some(Arc::clone(self));
-        Some(Lease {
-            backend: Arc::clone(backend),
-            home,
-            counted: false,
-            on_trial: AtomicBool::new(false),
-        })
+        let watch = self.cluster.watch(backend);
+        let on_trial = AtomicBool::new(false);
+        Some(Lease { backend: Arc::clone(backend), home, counted: false, on_trial, watch })
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

@@ -52,18 +52,19 @@ mod splitmix;
 mod stick;
 mod sync;
 mod table;
+mod tenure;
 
 pub use affinity::{Affinity, Free, OnDrain, OnPinnedDown, Pin, StickyContract, Tie};
 pub use backend::{Backend, BackendId, Limits, Role, State};
 pub use balance::{Balance, BalanceFuture, BalanceLayer};
-pub use checks::{CheckGuard, Checks};
+pub use checks::{CheckGuard, Checks, ProbeTarget};
 pub use cluster::{Change, Cluster, ClusterBuilder, ClusterError};
 pub use discover::FollowGuard;
 pub use error::{BalanceError, NotSent, Unanswered};
 pub use hash::{BalanceFactor, KetamaKey, Maglev, Rendezvous, RingHash};
 pub use health::{
     AgentReply, AgentWeight, CheckState, Condition, Health, HealthChange, HealthChanges,
-    HealthReport, InitState, MissedChanges, OnError, Pace, Verdict,
+    HealthCounts, HealthReport, InitState, MissedChanges, OnError, Pace, Verdict,
 };
 pub use health_layer::{Checked, HealthLayer};
 pub use hold::{Hold, Leased};
@@ -77,8 +78,8 @@ pub use policy::{
     Reason, Rejected, Rejection, RoundRobin, Why,
 };
 pub use probe::{
-    AgentProbe, AgentReplyError, AtPort, CertificateLife, CertificateProbe, Certificates,
-    DialProbe, Expect, OtherPort, ProbeFuture, ProbeRun, ScriptProbe, parse_agent_reply,
+    AgentProbe, AgentReplyError, CertificateLife, CertificateProbe, Certificates, DialProbe,
+    Expect, ProbeFuture, ProbeRun, ScriptProbe, parse_agent_reply,
 };
 pub use resend::{Resend, SpareRequest};
 pub use slow_start::SlowStart;
@@ -87,5 +88,6 @@ pub use stick::{
     StickRate, StickStore, StickTable, StickTableBuilder, Sticky, StickyTie, Tracked,
 };
 pub use table::{Standing, Table, WeightClass};
+pub use tenure::{OnMarkedDown, OnMarkedUp, SessionEnded};
 
 pub use bartizan_net::BoxError;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::clock::now;
 use crate::cluster::Inner;
 use crate::health::{Ejection, HealthState};
+use crate::tenure::Tenures;
 use crate::{Backend, CheckState, Condition, State};
 
 /// What changes about a backend's health.
@@ -18,6 +19,7 @@ pub(crate) struct Live {
     wanted: AtomicU8,
     ejection: AtomicU8,
     audience: Mutex<Audience>,
+    pub(crate) tenures: Tenures,
 }
 
 /// Who has to be told of changes.
@@ -37,6 +39,18 @@ pub(crate) struct Changed {
     pub(crate) at: Instant,
 }
 
+impl Changed {
+    /// Whether the backend has been marked down: as HAProxy does, by the operator as well.
+    pub(crate) fn is_mark_down(&self) -> bool {
+        self.from < Condition::Down && self.to >= Condition::Down
+    }
+
+    /// Whether it has been marked up.
+    pub(crate) fn is_mark_up(&self) -> bool {
+        self.from >= Condition::Unproven && self.to == Condition::Up
+    }
+}
+
 impl Live {
     pub(crate) fn new() -> Self {
         Self {
@@ -45,6 +59,7 @@ impl Live {
             wanted: AtomicU8::new(0),
             ejection: AtomicU8::new(0),
             audience: Mutex::default(),
+            tenures: Tenures::default(),
         }
     }
 
@@ -103,6 +118,11 @@ impl Live {
             IN => Ejection::In,
             _ => self.look(HealthState::ejection),
         }
+    }
+
+    /// Whether it is not to be used, whatever a table of before says of it.
+    pub(crate) fn is_marked_down(&self) -> bool {
+        self.checked() >= CheckState::Down || self.wanted() == State::Maintenance
     }
 
     pub(crate) fn audience(&self) -> MutexGuard<'_, Audience> {

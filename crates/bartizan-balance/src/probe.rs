@@ -7,7 +7,6 @@ use std::pin::Pin;
 use crate::Verdict;
 
 mod agent;
-mod at_port;
 mod certificate;
 mod dial;
 mod dialler;
@@ -15,7 +14,6 @@ mod excerpt;
 mod script;
 
 pub use agent::{AgentProbe, AgentReplyError, parse_agent_reply};
-pub use at_port::{AtPort, OtherPort};
 pub use certificate::{CertificateLife, CertificateProbe, Certificates};
 pub use dial::{DialProbe, ProbeFuture};
 pub use script::{Expect, ScriptProbe};

@@ -244,6 +244,12 @@ impl Table {
         }
     }
 
+    /// Whether anybody is sent there, pinned or not.
+    pub(crate) fn is_in_use(&self, backend: &Backend) -> bool {
+        let used = |p: usize| self.is_eligible(p) || self.standing.get(p);
+        self.position(backend.id()).is_some_and(used)
+    }
+
     /// The weight that was configured, from 0 to 256; 0 past the end.
     pub fn weight(&self, position: usize) -> u16 {
         self.weights.get(position).copied().unwrap_or(0)

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use bartizan_balance::BalanceError;
+use bartizan_balance::{BalanceError, SessionEnded};
 use bartizan_net::{BoxError, DialError};
 use http::StatusCode;
 
@@ -77,7 +77,7 @@ pub enum ClientBodyError {
 /// | 400, 408 | a request body that is broken, or that stopped coming |
 /// | 400 | a request that does not name one host, where that is needed |
 /// | 405 | CONNECT |
-/// | 503 | no backend is eligible |
+/// | 503 | no backend is eligible, or the last one was [marked down](SessionEnded) before it had the request |
 /// | 504 | a backend that could not be connected to, or did not answer, in time |
 /// | 502 | everything else that is wrong with backends |
 /// | 500 | errors that this crate does not know |
@@ -95,6 +95,10 @@ pub fn status_of(error: &(dyn StdError + 'static)) -> StatusCode {
 fn known(error: &(dyn StdError + 'static)) -> Option<StatusCode> {
     if let Some(error) = error.downcast_ref::<BalanceError>() {
         return Some(match error {
+            // As HAProxy: a request that was sent has lost its server, and gets a 502.
+            BalanceError::Dial { source, .. } if source.is::<SessionEnded>() => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             BalanceError::NoBackend { .. }
             | BalanceError::PinnedDown { .. }
             | BalanceError::QueueFull { .. }
@@ -134,24 +138,29 @@ mod tests {
     fn the_innermost_known_error_decides() {
         let limit = Duration::from_secs(1);
         let address = "127.0.0.1:1".parse().unwrap();
-        let dial = |source: DialError| BalanceError::Dial {
+        let dial = |source: BoxError| BalanceError::Dial {
             cluster: "web".into(),
             backend: "a".into(),
             tries: 4,
-            source: source.into(),
+            source,
         };
         let refused = Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
-        let cases: [(BoxError, u16); 11] = [
+        let cases: [(BoxError, u16); 13] = [
             (BalanceError::NoBackend { cluster: "web".into() }.into(), 503),
             (BalanceError::QueueFull { cluster: "web".into() }.into(), 503),
             (BalanceError::QueueTimeout { cluster: "web".into(), waited: limit }.into(), 503),
             (BalanceError::PinnedDown { cluster: "web".into(), backend: "a".into() }.into(), 503),
-            (dial(DialError::Timeout { address, limit }).into(), 504),
+            (dial(DialError::Timeout { address, limit }.into()).into(), 504),
             (
-                dial(DialError::Connect { addr: "127.0.0.1:1".parse().unwrap(), source: refused })
-                    .into(),
+                dial(
+                    DialError::Connect { addr: "127.0.0.1:1".parse().unwrap(), source: refused }
+                        .into(),
+                )
+                .into(),
                 502,
             ),
+            (dial(SessionEnded::MarkedDown.into()).into(), 503),
+            (call(SessionEnded::MarkedDown).into(), 502),
             (call(SendError::Timeout { limit }).into(), 504),
             (call(SendError::Connection("broken".into())).into(), 502),
             (call(SendError::Connection(ClientBodyError::Timeout { limit }.into())).into(), 408),

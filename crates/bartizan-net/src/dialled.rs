@@ -96,6 +96,13 @@ impl Validity {
         Self { limits: (!unlimited).then(|| Arc::new(Limits { until, rests_on })) }
     }
 
+    /// Over as well as soon as `flag` is set.
+    pub fn resting_on(&self, flag: Superseded) -> Self {
+        let limits = self.limits.as_deref();
+        let others = limits.map_or(&[][..], |limits| &limits.rests_on).iter().cloned();
+        Self::new(limits.and_then(|limits| limits.until), others.chain([flag]))
+    }
+
     /// Whether it is over.
     pub fn is_over(&self) -> bool {
         let Some(limits) = &self.limits else { return false };
@@ -142,7 +149,13 @@ mod tests {
         assert!(!timed.is_over() && !copy.is_over());
         identity.set();
         assert!(copy.is_over() && both.is_over());
+        let flag = Superseded::new();
+        let more = [timed.resting_on(flag.clone()), both.resting_on(flag.clone())];
+        assert_eq!(more.each_ref().map(Validity::is_over), [false, true]);
+        let last = timed.resting_on(Superseded::new());
+        flag.set();
+        assert!(more[0].is_over() && !timed.is_over() && !last.is_over());
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert!(timed.is_over());
+        assert!(timed.is_over() && last.is_over());
     }
 }

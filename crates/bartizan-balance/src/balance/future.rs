@@ -11,6 +11,7 @@
 //! ## Ready => Dial => Dialled => Call
 //! ## Dial  => Pick        the dial failed: another backend, while there are retries left
 //! ## Call  => Pick        the request came back unsent, or a spare may be sent
+//! ## Ready, Dial, Dialled, Call => Pick   the backend was marked down, which ends its sessions
 //! ```
 
 use std::fmt;
@@ -133,32 +134,32 @@ where
                     ready!(watch.as_mut().poll(cx));
                     State::Pick
                 }
-                StateProj::Ready => match ready!(this.dial.poll_ready(cx)) {
+                StateProj::Ready => match ready!(work.attend(cx, |cx| this.dial.poll_ready(cx))) {
                     Ok(()) => State::Dial { dial: this.dial.call(work.backend()) },
-                    Err(error) => work.dial_failed(error.into())?.into(),
+                    Err(error) => work.dial_failed(error)?.into(),
                 },
-                StateProj::Dial { dial } => match ready!(dial.poll(cx)) {
+                StateProj::Dial { dial } => match ready!(work.attend(cx, |cx| dial.poll(cx))) {
                     Ok(conn) => State::Dialled { conn: Some(conn) },
-                    Err(error) => work.dial_failed(error.into())?.into(),
+                    Err(error) => work.dial_failed(error)?.into(),
                 },
                 StateProj::Dialled { conn } => {
                     let waiting = conn.as_mut().expect("taken in the step that leaves this state");
-                    match ready!(waiting.poll_ready(cx)) {
+                    match ready!(work.attend(cx, |cx| waiting.poll_ready(cx))) {
                         Ok(()) => {
                             let mut conn = conn.take().expect("just seen");
                             let at_end = <M::Response as Service<Req>>::Response::IS_THE_END;
                             let call = conn.call(work.hand_over(at_end));
                             State::Call { conn, call }
                         }
-                        Err(error) => work.dial_failed(error.into())?.into(),
+                        Err(error) => work.dial_failed(error)?.into(),
                     }
                 }
-                StateProj::Call { call, .. } => match ready!(call.poll(cx)) {
+                StateProj::Call { call, .. } => match ready!(work.attend(cx, |cx| call.poll(cx))) {
                     Ok(response) => {
                         let lease = work.answered(&response);
                         return Poll::Ready(Ok(response.hold(lease)));
                     }
-                    Err(error) => work.call_failed(error.into())?.into(),
+                    Err(error) => work.call_failed(error)?.into(),
                 },
             };
             this.state.set(next);

@@ -560,5 +560,6 @@ async fn what_was_dialled_is_kept_until_the_answer_is_there() {
 }
 
 mod churn;
+mod marked_down;
 mod queue;
 mod stalls;

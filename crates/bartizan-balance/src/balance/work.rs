@@ -4,6 +4,7 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin as Pinned;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bartizan_net::BoxError;
@@ -13,7 +14,7 @@ use super::Shared;
 use crate::queue::{Ticket, Waiting};
 use crate::{
     Affinity, Backend, BackendId, BalanceError, Hold, Lease, NotSent, OnPinnedDown, Outcome, Pick,
-    Pin, Policy, Resend, Tie, Unanswered,
+    Pin, Policy, Resend, SessionEnded, Tie, Unanswered,
 };
 
 /// What stays the same from one try to the next.
@@ -38,6 +39,8 @@ pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
     pub(super) waited: u32,
     // Whether it may find out if a backend works again.
     pub(super) may_try_out: bool,
+    // And those that this side has ended.
+    interrupted: u32,
     failed: Option<Failed>,
     // Whether a copy was sent.
     resent: bool,
@@ -112,6 +115,7 @@ where
             tries: 0,
             waited: 0,
             may_try_out: true,
+            interrupted: 0,
             failed: None,
             resent: false,
             queue: None,
@@ -134,6 +138,23 @@ where
         if let (Spare::Unmade, Some(request)) = (&self.spare, &self.request) {
             self.spare = request.spare().map_or(Spare::None, Spare::Made);
         }
+    }
+
+    /// What comes of a step at the backend, unless the session there is ended meanwhile.
+    pub(super) fn attend<T, E: Into<BoxError>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        step: impl FnOnce(&mut Context<'_>) -> Poll<Result<T, E>>,
+    ) -> Poll<Result<T, BoxError>> {
+        // Before the step: a request would be handed over in vain.
+        if let Some(why) = self.lease.as_ref().and_then(Lease::ended) {
+            return Poll::Ready(Err(why.into()));
+        }
+        if let Poll::Ready(result) = step(cx) {
+            return Poll::Ready(result.map_err(Into::into));
+        }
+        let lease = self.lease.as_mut().expect("picked before it is dialled");
+        lease.poll_ended(cx).map(|why| Err(why.into()))
     }
 
     /// The request, for the backend that was dialled. `at_end` says that the answer will come only
@@ -162,13 +183,21 @@ where
     }
 
     pub(super) fn dial_failed(&mut self, error: BoxError) -> Result<Next, BalanceError> {
+        let interrupted = error.is::<SessionEnded>();
         self.note_failure(error, false);
+        if interrupted {
+            self.interrupted += 1;
+            return Ok(Next::Pick);
+        }
         if self.is_patient() {
             self.waited += 1;
             return Ok(Next::Pick);
         }
-        let spent = self.tries - self.waited > self.shared.layer.retries;
-        if spent { Err(self.give_up()) } else { Ok(Next::Pick) }
+        if self.has_tries_left() { Ok(Next::Pick) } else { Err(self.give_up()) }
+    }
+
+    fn has_tries_left(&self) -> bool {
+        self.tries - self.waited - self.interrupted <= self.shared.layer.retries
     }
 
     /// Whether the client has waited for its backend, in vain, as long as it may.
@@ -198,9 +227,10 @@ where
             }
             Err(error) => error,
         };
-        let unanswered = error.is::<Unanswered>();
+        // Of an answer that had begun, nothing was passed on.
+        let unanswered = error.is::<Unanswered>() || error.is::<SessionEnded>();
         self.note_failure(error, true);
-        let may = !self.resent || self.tries - self.waited <= self.shared.layer.retries;
+        let may = !self.resent || self.has_tries_left();
         match mem::replace(&mut self.spare, Spare::None) {
             Spare::Made(spare) if unanswered && may => {
                 self.request = Req::restore(spare);
@@ -215,9 +245,12 @@ where
 
     fn note_failure(&mut self, error: BoxError, sent: bool) {
         let backend = self.backend();
-        self.shared.home.failed(&backend, self.picked);
-        let outcome = if sent { Outcome::NoAnswer } else { Outcome::DialFailed };
-        self.lease.iter().for_each(|lease| lease.report(|| outcome));
+        // What this side has ended says nothing of the backend.
+        if !error.is::<SessionEnded>() {
+            self.shared.home.failed(&backend, self.picked);
+            let outcome = if sent { Outcome::NoAnswer } else { Outcome::DialFailed };
+            self.lease.iter().for_each(|lease| lease.report(|| outcome));
+        }
         self.tie.failed(&backend);
         self.lease = None;
         self.tried.push(backend.id());

@@ -6,11 +6,13 @@ use arc_swap::ArcSwap;
 use bartizan_net::Address;
 use tokio::sync::watch;
 
+use super::nudge::Nudged;
 use super::{Cluster, ClusterError, ClusterLoad, Inner, Writing, check_names};
 use crate::clock::now;
 use crate::passive::Passive;
 use crate::queue::Queue;
-use crate::{Backend, MinHealthy, Observe, Outlier, SlowStart, Table};
+use crate::tenure::Tenures;
+use crate::{Backend, MinHealthy, Observe, OnMarkedDown, OnMarkedUp, Outlier, SlowStart, Table};
 
 /// What holds for a cluster all its life.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +23,8 @@ pub(crate) struct Rules {
     pub(crate) keep: Option<MinHealthy>,
     pub(crate) all_backups: bool,
     pub(crate) passive: Option<Arc<Passive>>,
+    pub(crate) on_marked_down: OnMarkedDown,
+    pub(crate) on_marked_up: OnMarkedUp,
 }
 
 /// Collects the backends of a [`Cluster`].
@@ -34,6 +38,8 @@ pub(crate) struct Rules {
 /// | [`queue`](Self::queue) | any number | – |
 /// | [`observe`](Self::observe) | no | `observe` |
 /// | [`outlier`](Self::outlier) | no | – |
+/// | [`on_marked_down`](Self::on_marked_down) | sessions go on | `on-marked-down` |
+/// | [`on_marked_up`](Self::on_marked_up) | sessions go on | `on-marked-up` |
 #[derive(Debug)]
 #[must_use = "a cluster is made by `build`"]
 pub struct ClusterBuilder {
@@ -122,6 +128,20 @@ impl ClusterBuilder {
         Self { outlier: Some(outlier), ..self }
     }
 
+    /// What becomes of what is in flight at a backend that is marked down.
+    ///
+    /// To end it costs each request that has to wait for its answer one allocation.
+    pub fn on_marked_down(mut self, then: OnMarkedDown) -> Self {
+        self.rules.on_marked_down = then;
+        self
+    }
+
+    /// What becomes of what is in flight at backups when an active backend is up again.
+    pub fn on_marked_up(mut self, then: OnMarkedUp) -> Self {
+        self.rules.on_marked_up = then;
+        self
+    }
+
     /// Makes the cluster. All backends are up. It may be empty.
     ///
     /// # Errors
@@ -148,6 +168,8 @@ impl ClusterBuilder {
             membership,
             version,
             changes: OnceLock::new(),
+            nudged: Nudged::default(),
+            backup_tenures: Tenures::default(),
         };
         let cluster = Cluster { inner: Arc::new(inner) };
         cluster.welcome(&members);

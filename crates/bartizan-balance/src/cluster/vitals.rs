@@ -11,7 +11,7 @@ use super::{Change, Cluster, Inner, Writing};
 use crate::clock::now;
 use crate::health::{CheckRules, Ejection, HealthState, KEPT, Observed, Token};
 use crate::live::Changed;
-use crate::{Backend, HealthChange, HealthChanges, HealthReport, Table, Verdict};
+use crate::{Backend, Condition, HealthChange, HealthChanges, HealthReport, Role, Table, Verdict};
 
 /// Changes of condition that have yet to be announced.
 pub(super) type Changes = Vec<(Arc<Backend>, Changed)>;
@@ -36,6 +36,7 @@ impl Cluster {
             since: health.since(),
             age: now().saturating_duration_since(health.since()),
             reason: Arc::clone(health.reason()),
+            counts: health.counts(),
         }))
     }
 
@@ -78,9 +79,6 @@ impl Cluster {
         }
         Some(observed)
     }
-
-    /// Has the next check of a backend made soon.
-    pub(crate) fn hurry(&self, _: &Arc<Backend>) {}
 
     /// Whether a check that passes takes back what requests have shown. Who wants to be left alone
     /// for a while is, though its checks pass.
@@ -167,6 +165,9 @@ impl Cluster {
         if change.from == change.to {
             return;
         }
+        if [change.from, change.to].contains(&Condition::Maintenance) {
+            self.maintenance(backend);
+        }
         let change = HealthChange {
             cluster: Arc::clone(self.name()),
             backend: Arc::clone(backend),
@@ -214,11 +215,27 @@ fn announce(backend: &Arc<Backend>, change: &Changed, published: Option<&Arc<Inn
         }
         cluster.tell(backend, change);
     }
+    end_sessions(backend, change);
     let followers = backend.live.audience().followers();
     for follower in followers {
         let reason = format!("as {}, which it tracks: {}", backend.name(), change.reason);
         affect(&follower, |health| health.follow(change.checked, &reason, change.at));
     }
+}
+
+/// Ends what is in flight where it should be no more. All tables must show the change already: who
+/// still picks by an older one then finds out ([`Cluster::watch`]).
+fn end_sessions(backend: &Arc<Backend>, change: &Changed) {
+    if change.is_mark_down() {
+        backend.live.tenures.end();
+    }
+    let relieves = backend.role() == Role::Active && backend.weight() > 0;
+    if !(change.is_mark_up() && relieves) {
+        return;
+    }
+    // Whose sessions go on do not look out for it.
+    let clusters = backend.live.audience().clusters();
+    clusters.iter().for_each(|cluster| cluster.backup_tenures.end());
 }
 
 fn attach(

@@ -73,6 +73,25 @@ pub struct HealthReport {
     pub age: Duration,
     /// Why.
     pub reason: Arc<str>,
+    /// What has happened to it so far.
+    pub counts: HealthCounts,
+}
+
+/// What has happened to a backend since it was made, in whatever clusters and checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthCounts {
+    /// Probes that found that it works, stopping or not.
+    pub checks_passed: u64,
+    /// Probes that found that it does not work, or that it is not who it should be.
+    pub checks_failed: u64,
+    /// How often it came up: checks, or the backend that it tracks, found it well again, or for the
+    /// first time if it had to pass a check first.
+    pub went_up: u64,
+    /// How often it went down, having been up.
+    pub went_down: u64,
+    /// How often requests had it ejected.
+    pub ejections: u64,
 }
 
 impl fmt::Display for HealthReport {
@@ -105,6 +124,9 @@ pub(crate) struct HealthState {
     condition: Condition,
     since: Instant,
     reason: Arc<str>,
+    counts: HealthCounts,
+    // Whether it was up when that was counted.
+    counted_up: bool,
 }
 
 /// One set of checks.
@@ -160,6 +182,8 @@ impl HealthState {
             condition: Condition::Up,
             since: now,
             reason: Arc::from("nothing is known against it"),
+            counts: HealthCounts::default(),
+            counted_up: true,
         }
     }
 
@@ -169,6 +193,8 @@ impl HealthState {
         let left = std::mem::replace(&mut self.left, CheckState::Up);
         let health = Health::new(rules.rise, rules.fall).init(rules.init, left);
         self.sources.push(Source { check, token, health });
+        // Nothing has been found yet: to start down is not to go down.
+        self.counted_up = self.checked() <= CheckState::Stopping;
         self.settle(now, || "it has yet to pass its first check".into());
         token
     }
@@ -204,6 +230,7 @@ impl HealthState {
     ) -> Option<Observed> {
         let source = self.sources.iter_mut().find(|source| source.token == token)?;
         let (_, needed) = source.health.against();
+        self.counts.count(verdict, source.health.is_up());
         let was_seen_down = source.health.was_seen_down();
         let change = source.health.observe(verdict);
         if change == Some(true) {
@@ -245,6 +272,9 @@ impl HealthState {
     /// Moves on from, or to, an ejection.
     pub(crate) fn eject(&mut self, ejection: Ejection, reason: &str, now: Instant) {
         let was = std::mem::replace(&mut self.ejection, ejection);
+        if matches!(ejection, Ejection::Out { .. }) {
+            self.counts.ejections += 1;
+        }
         if was != Ejection::In && ejection == Ejection::In {
             self.recovered = Some(now);
             self.growth.back_in(now);
@@ -288,6 +318,11 @@ impl HealthState {
         &self.reason
     }
 
+    /// What has happened to it so far.
+    pub(crate) fn counts(&self) -> HealthCounts {
+        self.counts
+    }
+
     /// Since when it is back, while that matters.
     pub(crate) fn recovered(&self) -> Option<Instant> {
         self.recovered
@@ -299,12 +334,35 @@ impl HealthState {
     }
 
     fn settle(&mut self, now: Instant, reason: impl FnOnce() -> String) {
+        let is_up = self.checked() <= CheckState::Stopping;
+        match (std::mem::replace(&mut self.counted_up, is_up), is_up) {
+            (false, true) => self.counts.went_up += 1,
+            (true, false) => self.counts.went_down += 1,
+            _ => {}
+        }
         let condition = combined(self.wanted, self.checked(), self.ejection);
         if condition != self.condition {
             self.condition = condition;
             self.since = now;
             self.reason = reason().into();
         }
+    }
+}
+
+impl HealthCounts {
+    fn count(&mut self, verdict: &Verdict, is_up: bool) {
+        let passed = match verdict {
+            Verdict::Pass => true,
+            // Of one that is down it is a failure.
+            Verdict::Stop { .. } => is_up,
+            Verdict::Fail { .. } | Verdict::Unfit { .. } => false,
+            Verdict::Agent(reply) => match reply.up {
+                Some(up) => up,
+                None => return,
+            },
+        };
+        let count = if passed { &mut self.checks_passed } else { &mut self.checks_failed };
+        *count += 1;
     }
 }
 

@@ -31,7 +31,7 @@ pub use reply::{AgentReplyError, parse_agent_reply};
 /// as with HAProxy, because that is no failure of the server; other checks look for one. It is told
 /// once (tracing, target `bartizan_balance`, warn), and anew after the agent has answered.
 ///
-/// Agents mostly listen on a port of their own: see [`AtPort`](crate::AtPort). Give the probe to
+/// Agents mostly listen on a port of their own: see [`ProbeTarget`](crate::ProbeTarget). Give the probe to
 /// [`Checks::agent`], which counts as HAProxy does.
 #[derive(Clone, Debug)]
 pub struct AgentProbe<D> {
@@ -77,13 +77,14 @@ impl<D> AgentProbe<D> {
 
 impl<D> Checks<AgentProbe<D>> {
     /// Checks with an agent, as HAProxy does: one `down` takes the backend out and one `up` brings it
-    /// back, unless other checks find it down.
+    /// back, unless other checks find it down. It is asked in maintenance, too, because only it can say
+    /// `ready`.
     ///
     /// The probe keeps the [time](AgentProbe::timeout) itself. A [`timeout`](Self::timeout) of the
     /// checks that is shorter would be a failure, which takes the backend out.
     pub fn agent(probe: AgentProbe<D>) -> Self {
         let limit = probe.settings.limit.saturating_add(TIMEOUT);
-        Self::new(probe).rise(1).fall(1).timeout(limit)
+        Self::new(probe).rise(1).fall(1).timeout(limit).in_maintenance(true)
     }
 }
 

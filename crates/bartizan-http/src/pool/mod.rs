@@ -168,8 +168,10 @@ impl<D> Layer<D> for HttpPoolLayer {
 /// own part first, so that threads seldom wait for each other; with one pool per worker, never.
 /// What is shared by requests anyway, HTTP/2 connections, is in one part.
 ///
-/// A connection whose [`Validity`](bartizan_net::Validity) is over gets no request any more. What
-/// is under way on it ends normally, and it closes then. Connections that are closed while nothing
+/// A connection whose [`Validity`](bartizan_net::Validity) is over gets no request any more, nor does
+/// one that was dialled before its backend was last [marked
+/// down](bartizan_balance::OnMarkedDown). What is under way on it ends normally, and it closes
+/// then. Connections that are closed while nothing
 /// is under way say goodbye first, which over TLS is a `close_notify`.
 pub struct HttpPool<D, B = RequestBody> {
     dial: D,
@@ -325,10 +327,13 @@ where
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     poll_fn(|cx| dial.poll_ready(cx)).await.map_err(Into::into)?;
+    // Before it is dialled: a mark in the meantime is one.
+    let marked_down = backend.until_marked_down();
     let mut io = dial.call(backend).await.map_err(Into::into)?;
+    let validity = io.validity().resting_on(marked_down);
     match settings.protocol.over(io.alpn()) {
-        Ok(true) => Ok(Connected::H2(h2::start(io, &settings).await?)),
-        Ok(false) => Ok(Connected::H1(upstream::start(io, &settings).await?)),
+        Ok(true) => Ok(Connected::H2(h2::start(io, validity, &settings).await?)),
+        Ok(false) => Ok(Connected::H1(upstream::start(io, validity, &settings).await?)),
         Err(error) => {
             // Over TLS it says goodbye, as far as the socket takes that at once.
             let _ = Pin::new(&mut io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
@@ -397,6 +402,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Enough to never close what a burst has opened, few enough for the backend's own limits.
 const MAX_IDLE: usize = 512;
 
+#[cfg(test)]
+mod marked_down_tests;
 #[cfg(test)]
 pub(crate) mod test_dial;
 #[cfg(test)]

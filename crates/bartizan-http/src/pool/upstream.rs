@@ -141,13 +141,16 @@ impl<B> Entry<B> {
     }
 }
 
-pub(crate) async fn start<IO, B>(io: IO, settings: &Settings) -> Result<Box<Entry<B>>, BoxError>
+pub(crate) async fn start<IO, B>(
+    io: IO,
+    validity: Validity,
+    settings: &Settings,
+) -> Result<Box<Entry<B>>, BoxError>
 where
     IO: DialledStream,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let link = Arc::new(Link::new());
-    let validity = io.validity();
     let io = LinkIo { io, link: Arc::clone(&link) };
     let (send, conn) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
     let silence = IdleTimer::new(settings.response_timeout);

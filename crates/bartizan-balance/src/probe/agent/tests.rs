@@ -10,8 +10,8 @@ use tower::{ServiceExt, service_fn};
 
 use super::*;
 use crate::{
-    AtPort, CheckGuard, Cluster, Condition, HealthChange, HealthChanges, PickContext, Policy,
-    RoundRobin, State,
+    CheckGuard, Cluster, Condition, HealthChange, HealthChanges, PickContext, Policy, RoundRobin,
+    State,
 };
 
 /// An agent on loopback that says the same to everyone, until it is told to say something else.
@@ -152,8 +152,10 @@ async fn an_agent_on_its_own_port_limits_and_is_sent_what_it_wants() {
     let agent = Agent::wanting("web1\n", "maxconn:7 up\r\n").await;
     let a = Arc::new(Backend::new("a", Address::from(refused_addr())));
     let web = cluster([Arc::clone(&a)]);
-    let dial = AtPort::new(agent.addr.port(), TcpDial::new());
-    let _checks = check(&web, AgentProbe::new(dial).timeout(secs(60)).send(agent.wants));
+    let probe = AgentProbe::new(TcpDial::new()).timeout(secs(60)).send(agent.wants);
+    let port = ProbeTarget::new().port(agent.addr.port());
+    let checks = Checks::agent(probe).every(Duration::from_millis(5)).target(port);
+    let _checks = web.check(checks);
     until(&web, || a.limits() == crate::Limits::none().max(7)).await;
     agent.say("maxconn:0\n");
     until(&web, || !a.limits().is_limited()).await;

@@ -18,7 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bartizan_net::{BoxError, DialledStream};
+use bartizan_net::{BoxError, DialledStream, Validity};
 use http_body::Body;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -71,13 +71,17 @@ impl<B> Slot<B> {
 }
 
 /// Starts HTTP/2 over what was dialled, and waits for the backend's settings.
-pub(super) async fn start<IO, B>(io: IO, settings: &Settings) -> Result<Conn<B>, BoxError>
+pub(super) async fn start<IO, B>(
+    io: IO,
+    validity: Validity,
+    settings: &Settings,
+) -> Result<Conn<B>, BoxError>
 where
     IO: DialledStream,
     B: Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let secure = io.alpn().is_some() || io.peer_identity().is_some();
-    let traffic = Arc::new(Traffic::new(io.validity()));
+    let traffic = Arc::new(Traffic::new(validity));
     let io = TokioIo::new(H2Io::new(io, Arc::clone(&traffic)));
     let limit = settings.settings_timeout;
     let settled = timeout(limit, async {
@@ -92,8 +96,8 @@ where
 
 /// Drives a connection until it ends, or until it may have no more requests and has none.
 ///
-/// Dropped, hyper's future leaves the rest to those that it has spawned: they say goodbye and close
-/// the stream.
+/// Dropped, hyper's future leaves the rest to those that it has spawned: they say goodbye, as far as
+/// the socket takes that at once, and close the stream.
 async fn drive<F>(conn: F, traffic: Arc<Traffic>)
 where
     F: Future<Output = Result<(), hyper::Error>>,

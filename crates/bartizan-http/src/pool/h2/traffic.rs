@@ -30,6 +30,8 @@ pub(crate) struct Traffic {
     retired: AtomicBool,
     // How often something came.
     reads: AtomicU64,
+    // Nothing is under way and nothing will be.
+    over: AtomicBool,
     closed: AtomicBool,
     // The backend has closed its side, or the stream has failed.
     ended: AtomicBool,
@@ -50,6 +52,7 @@ impl Traffic {
             limit: AtomicU64::new(UNKNOWN),
             retired: AtomicBool::new(false),
             reads: AtomicU64::new(0),
+            over: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -113,7 +116,11 @@ impl Traffic {
         self.driver.register(cx.waker());
         let settled = self.limit().is_some();
         let over = settled && self.active.load(Ordering::Acquire) == 0 && !self.is_usable();
-        if over { Poll::Ready(()) } else { Poll::Pending }
+        if !over {
+            return Poll::Pending;
+        }
+        self.over.store(true, Ordering::Release);
+        Poll::Ready(())
     }
 
     /// Ready with the backend's first settings.
@@ -151,6 +158,15 @@ impl Traffic {
         self.closed.store(true, Ordering::Release);
         self.settled.wake();
         self.driver.wake();
+    }
+
+    /// Waits with what is written, but no more when the connection is over: a backend that takes not
+    /// even the goodbye will not miss it, and one that is gone would keep the connection for minutes.
+    fn note_write<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_pending() && self.over.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        self.note(polled)
     }
 
     /// Keeps why the stream failed, which hyper tells nobody who has no request under way.
@@ -247,7 +263,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for H2Io<IO> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.traffic.note(polled)
+        self.traffic.note_write(polled)
     }
 
     fn poll_write_vectored(
@@ -256,7 +272,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for H2Io<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.traffic.note(polled)
+        self.traffic.note_write(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -265,12 +281,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for H2Io<IO> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
-        self.traffic.note(polled)
+        self.traffic.note_write(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.traffic.note(polled)
+        self.traffic.note_write(polled)
     }
 }
 

@@ -1,0 +1,86 @@
+//! One member, as a set of checks sees it.
+
+use std::sync::Arc;
+
+use futures_util::future::AbortHandle;
+
+use super::target::ProbeTarget;
+use crate::cluster::Cluster;
+use crate::health::{Observed, Token};
+use crate::{Backend, CheckState, Pace, Verdict};
+
+/// A member, for one time of membership.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) backend: Arc<Backend>,
+    /// What its probes are given.
+    pub(super) probed: Arc<Backend>,
+    pub(super) token: Token,
+    /// When the members were compared last, it was there.
+    pub(super) seen: u64,
+    /// Drops the probe that runs.
+    abort: Option<AbortHandle>,
+    // As what it has been told to stay down.
+    told: Option<CheckState>,
+    has_panicked: bool,
+}
+
+impl Watched {
+    pub(super) fn new(backend: Arc<Backend>, token: Token, target: &ProbeTarget) -> Self {
+        let probed = target.of(&backend);
+        Self { backend, probed, token, seen: 0, abort: None, told: None, has_panicked: false }
+    }
+
+    pub(super) fn runs(&mut self, abort: AbortHandle) {
+        self.abort = Some(abort);
+    }
+
+    /// Ends the probe that runs: nobody wants its verdict any more.
+    pub(super) fn abandon(&mut self) {
+        if let Some(abort) = self.abort.take() {
+            abort.abort();
+        }
+    }
+
+    /// Takes in what a probe found; nothing if it panicked. Returns how soon to probe again, or `None`
+    /// if nobody wants to know any more.
+    pub(super) fn found(&mut self, verdict: Option<Verdict>, cluster: &Cluster) -> Option<Pace> {
+        self.abort = None;
+        let verdict = verdict.unwrap_or_else(|| self.panicked(cluster));
+        let was = self.backend.is_up();
+        let observed = cluster.observe(&self.backend, self.token, &verdict)?;
+        self.trace(was, observed, &verdict, cluster);
+        Some(observed.pace)
+    }
+
+    fn panicked(&mut self, cluster: &Cluster) -> Verdict {
+        if !std::mem::replace(&mut self.has_panicked, true) {
+            let (cluster, backend) = (cluster.name(), self.backend.name());
+            tracing::error!(%cluster, %backend, "the probe panicked, which is a defect of it");
+        }
+        Verdict::fail("the probe panicked")
+    }
+
+    /// Tells the first reason of each kind why it stays down. That it went down, and why, the cluster
+    /// has told.
+    fn trace(&mut self, was: bool, observed: Observed, verdict: &Verdict, cluster: &Cluster) {
+        let up = observed.state <= CheckState::Stopping;
+        if up || was {
+            self.told = None;
+        }
+        if !up && !was && self.told != Some(observed.state) && !verdict.is_pass() {
+            let (cluster, backend) = (cluster.name(), self.backend.name());
+            let reason = verdict.reason();
+            tracing::warn!(%cluster, %backend, reason, "backend stays {:?}", observed.state);
+        }
+        if !up {
+            self.told = Some(observed.state);
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
