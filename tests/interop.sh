@@ -70,4 +70,5 @@ if ((${#python_packages[@]})); then
 fi
 
 # `limits` has one that the feature adds; the others run without any of this.
-cargo test -p bartizan-tests --features interop --test 'interop_*' --test limits "$@"
+# Of the whole workspace, so that nothing is built again that its other tests have built.
+cargo test --workspace --features bartizan-tests/interop --test 'interop_*' --test limits "$@"

@@ -5,8 +5,11 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bartizan::balance::{CheckGuard, DialProbe, InitState, Verdict};
-use bartizan::net::{HostPattern, SendProxyLayer};
+use bartizan::balance::{
+    AgentProbe, CertificateProbe, CheckGuard, DialProbe, InitState, ProbeTarget, Verdict,
+};
+use bartizan::http::{GrpcProbe, HttpProbe};
+use bartizan::net::{BoxError, DialledStream, HostPattern, SendProxyHeader, SendProxyLayer};
 use bartizan::prelude::*;
 use bartizan::tls::{CertificateCheckLayer, SameCertificate, ServerRoots, TlsOriginateLayer};
 use bytes::Bytes;
@@ -14,6 +17,7 @@ use tower::{Layer, Service};
 
 use crate::cli::{BackendCa, Check, Cli, Mode};
 use crate::routes::Routed;
+use crate::upstream;
 
 /// Checks that can be started.
 pub(crate) struct Checking {
@@ -30,33 +34,18 @@ impl Checking {
         routed: &[Routed],
         upstream: Option<&TlsOriginateLayer>,
     ) -> Result<Self, Box<dyn Error>> {
-        let dial = announced(cli).layer(TcpDial::new());
         let own = cluster_of(cli, cluster);
         let routed = routed.iter().map(|routed| Checked {
             cluster: &routed.cluster,
             host: Some(&routed.host),
             way: if routed.reencrypts { Way::Reencrypted } else { Way::Passing },
         });
-        let roots = match cli.check {
-            Check::Tls if cli.passes() => Some(roots(cli.upstream.ca.as_ref())?),
-            _ => None,
-        };
-        let check = |checked: Checked<'_>| match (checked.way, upstream, &roots) {
-            // Where a session is resumed, no certificate is shown.
-            (Way::Reencrypted, Some(upstream), _) => {
-                let dial = upstream.clone().resume(false).layer(dial.clone());
-                start(cli, checked.cluster, DialProbe::new(dial), false)
+        let mut checks = Vec::new();
+        for checked in routed.chain([own]) {
+            for check in cli.health.checks() {
+                checks.push(Checker { cli, checked, upstream }.start(check)?);
             }
-            (Way::Passing, _, Some(roots)) => {
-                let check = certificates(cli, roots.clone(), checked.host);
-                start(cli, checked.cluster, DialProbe::new(check.layer(dial.clone())), true)
-            }
-            _ => start(cli, checked.cluster, DialProbe::new(dial.clone()), false),
-        };
-        let checks = match cli.check {
-            Check::None => Vec::new(),
-            Check::Tcp | Check::Tls => routed.chain([own]).map(check).collect(),
-        };
+        }
         Ok(Self { checks })
     }
 
@@ -67,6 +56,7 @@ impl Checking {
 }
 
 /// Backends that are checked together.
+#[derive(Clone, Copy)]
 struct Checked<'a> {
     cluster: &'a Cluster,
     host: Option<&'a HostPattern>,
@@ -74,7 +64,7 @@ struct Checked<'a> {
 }
 
 /// How connections get to backends.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Clear,
     Reencrypted,
@@ -96,36 +86,111 @@ pub(crate) fn announced(cli: &Cli) -> SendProxyLayer {
     send.map_or_else(|| SendProxyLayer::new(Bytes::new()), SendProxyLayer::local)
 }
 
-/// A backend that has to prove who it is gets no connection before it has.
-fn start<Pr>(cli: &Cli, cluster: &Cluster, probe: Pr, proves: bool) -> Start
-where
-    Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible>,
-    Pr: Clone + Send + Sync + 'static,
-    Pr::Future: Send,
-{
-    let checks = Checks::new(probe)
-        .every(cli.check_interval)
-        .timeout(cli.check_timeout)
-        .rise(cli.rise)
-        .fall(cli.fall)
-        .init_state(if proves { InitState::Down } else { InitState::FullyUp });
-    let cluster = cluster.clone();
-    Box::new(move || cluster.check(checks))
+/// Makes checks of one set of backends.
+struct Checker<'a> {
+    cli: &'a Cli,
+    checked: Checked<'a>,
+    upstream: Option<&'a TlsOriginateLayer>,
 }
 
-/// What the certificates of a route's backends have to be for.
-fn certificates(
-    cli: &Cli,
-    roots: ServerRoots,
-    host: Option<&HostPattern>,
-) -> CertificateCheckLayer {
-    let window = (cli.check_interval * 5).max(Duration::from_secs(60));
-    let check = CertificateCheckLayer::new(roots)
-        .same_certificate(SameCertificate::report().window(window));
-    match (&cli.upstream.name, host) {
-        (Some(name), _) => check.name(name.as_str()),
-        (None, Some(host)) => check.name(sample_name(host)),
-        (None, None) => check,
+impl Checker<'_> {
+    fn start(&self, check: &Check) -> Result<Start, Box<dyn Error>> {
+        let tcp = self.tcp();
+        Ok(match (check, self.checked.way) {
+            (Check::Agent { port }, _) => {
+                let checks = Checks::agent(AgentProbe::new(TcpDial::new()));
+                self.begin(checks.target(ProbeTarget::new().port(*port)))
+            }
+            (Check::Tls, Way::Passing) => {
+                let check = self.certificates(roots(self.cli.upstream.ca.as_ref())?);
+                self.begin(self.checks(DialProbe::new(check.layer(tcp))))
+            }
+            (Check::Tcp, Way::Clear | Way::Passing) | (Check::Tls, Way::Clear) => {
+                self.begin(self.checks(DialProbe::new(tcp)))
+            }
+            (Check::Tcp | Check::Tls, Way::Reencrypted) => {
+                self.begin(self.checks(CertificateProbe::new(self.tls(None)?.layer(tcp))))
+            }
+            (Check::Http { .. } | Check::Grpc { .. }, Way::Clear) => self.requests(check, tcp)?,
+            (Check::Http { .. }, _) => self.requests(check, self.tls(None)?.layer(tcp))?,
+            (Check::Grpc { .. }, _) => self.requests(check, self.tls(Some("h2"))?.layer(tcp))?,
+            (Check::None, _) => unreachable!("left out by `HealthArgs::checks`"),
+        })
+    }
+
+    fn tcp(&self) -> SendProxyHeader<TcpDial> {
+        announced(self.cli).layer(TcpDial::new())
+    }
+
+    /// TLS as on the way to these backends. Where a session is resumed, no certificate is shown.
+    fn tls(&self, protocol: Option<&str>) -> Result<TlsOriginateLayer, Box<dyn Error>> {
+        let tls = match (self.checked.way, self.upstream) {
+            (Way::Reencrypted, Some(upstream)) => upstream.clone(),
+            _ => upstream::for_checks(self.cli)?,
+        };
+        let tls = tls.resume(false);
+        Ok(match protocol {
+            Some(protocol) => tls.alpn([protocol]),
+            None => tls,
+        })
+    }
+
+    /// Checks that send requests over `dial`.
+    fn requests<D>(&self, check: &Check, dial: D) -> Result<Start, Box<dyn Error>>
+    where
+        D: Service<Arc<Backend>, Response: DialledStream, Error: Into<BoxError>, Future: Send>,
+        D: Clone + Send + Sync + 'static,
+    {
+        Ok(match check {
+            Check::Http { path } => {
+                let probe = HttpProbe::new(dial).protocol(self.cli.upstream.proto.into());
+                self.begin(self.checks(probe.path(path)?))
+            }
+            Check::Grpc { service } => {
+                self.begin(self.checks(GrpcProbe::new(dial).service(service.as_str())))
+            }
+            _ => unreachable!("called for checks of requests alone"),
+        })
+    }
+
+    /// The settings of the command line. A backend that has to prove who it is gets no connection
+    /// before it has; who asks for its certificate asks for the name that clients will.
+    fn checks<Pr>(&self, probe: Pr) -> Checks<Pr> {
+        let proves = self.checked.way == Way::Passing
+            && self.cli.health.checks().any(|check| !matches!(check, Check::Tcp));
+        let checks = Checks::new(probe)
+            .rise(self.cli.health.rise)
+            .fall(self.cli.health.fall)
+            .init_state(if proves { InitState::Down } else { InitState::FullyUp });
+        match self.name().filter(|_| proves) {
+            Some(name) => checks.target(ProbeTarget::new().server_name(name)),
+            None => checks,
+        }
+    }
+
+    fn begin<Pr>(&self, checks: Checks<Pr>) -> Start
+    where
+        Pr: Service<Arc<Backend>, Response = Verdict, Error = Infallible>,
+        Pr: Clone + Send + Sync + 'static,
+        Pr::Future: Send,
+    {
+        let checks = checks.every(self.cli.health.interval).timeout(self.cli.health.timeout);
+        let cluster = self.checked.cluster.clone();
+        Box::new(move || cluster.check(checks))
+    }
+
+    /// What the certificates of a route's backends have to be for.
+    fn certificates(&self, roots: ServerRoots) -> CertificateCheckLayer {
+        let window = (self.cli.health.interval * 5).max(Duration::from_secs(60));
+        let check = CertificateCheckLayer::new(roots)
+            .same_certificate(SameCertificate::report().window(window));
+        self.name().into_iter().fold(check, CertificateCheckLayer::name)
+    }
+
+    /// The name that backends have to prove, if it is not their own.
+    fn name(&self) -> Option<String> {
+        let own = self.cli.upstream.name.clone();
+        own.or_else(|| self.checked.host.map(sample_name))
     }
 }
 

@@ -16,6 +16,7 @@ use values::UNBUILT;
 mod balancing;
 mod client_auth;
 mod effects;
+mod health;
 mod upstream;
 mod values;
 
@@ -24,6 +25,9 @@ pub(crate) use balancing::{
     StickyArg, StickyBy,
 };
 pub(crate) use client_auth::{AuthMode, ClientAuthArgs};
+pub(crate) use health::{
+    Check, HealthArgs, Layer, ObserveArg, OnMarkedDownArg, OutlierArg, OutlierSetting,
+};
 pub(crate) use upstream::{BackendCa, BackendProto, UpstreamArgs};
 
 /// A TLS-terminating load balancer, made of bartizan's public parts.
@@ -78,26 +82,8 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) balancing: BalancingArgs,
 
-    /// Active check of backends: none; tcp; or tls: certificates are verified where TLS passes on to
-    /// them. Where TLS starts again here, both do a whole handshake
-    #[arg(long, value_name = "KIND", default_value = "none", value_parser = values::check)]
-    pub(crate) check: Check,
-
-    /// Time between two checks of a backend
-    #[arg(long, value_name = "D", default_value = "2s", value_parser = values::duration)]
-    pub(crate) check_interval: Duration,
-
-    /// Time for one check
-    #[arg(long, value_name = "D", default_value = "1s", value_parser = values::duration)]
-    pub(crate) check_timeout: Duration,
-
-    /// Passed checks in a row that bring a backend back
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) rise: u32,
-
-    /// Failed checks in a row that take a backend out
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) fall: u32,
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
 
     /// Further attempts after the first, each on another backend while there is one
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -180,13 +166,6 @@ pub(crate) enum Mode {
     Terminate,
     Reencrypt,
     Passthrough,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
-    None,
-    Tcp,
-    Tls,
 }
 
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ mod certs;
 mod checks;
 mod cli;
 mod follow;
+mod health;
 mod lint;
 mod routes;
 mod signals;
@@ -23,7 +24,6 @@ use std::process::ExitCode;
 use std::thread;
 
 use balancing::{Balanced, sticky_keys};
-use bartizan::balance::SlowStart;
 use bartizan::net::ErrorChain;
 use bartizan::prelude::*;
 use checks::Checking;
@@ -90,12 +90,11 @@ impl Proxy {
     fn new(cli: Cli) -> Result<Self, Box<dyn Error>> {
         let name = cli.upstream.name.as_deref();
         let own = name.filter(|_| cli.mode == Mode::Reencrypt);
-        let slow_start = SlowStart::new(cli.balancing.slowstart);
-        let cluster = Cluster::builder("backends").slow_start(slow_start);
+        let cluster = health::cluster(&cli, "backends");
         let cluster =
             cli.backend.iter().fold(cluster, |c, backend| backend.add_to(c, own)).build()?;
         let follow = Following::new(&cli, &cluster, own)?;
-        let routed = Routed::of(&cli.passthrough.routes, name, slow_start)?;
+        let routed = Routed::of(&cli)?;
         let upstream = Upstream::new(&cli)?;
         let originate = upstream.as_ref().map(|upstream| upstream.layer.clone());
         let checking = Checking::new(&cli, &cluster, &routed, originate.as_ref())?;

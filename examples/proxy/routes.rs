@@ -1,8 +1,11 @@
 //! Routes: what happens to connections for a name.
 
-use bartizan::balance::{ClusterBuilder, ClusterError, SlowStart};
+use bartizan::balance::{ClusterBuilder, ClusterError};
 use bartizan::net::{Address, HostPattern};
 use bartizan::prelude::*;
+
+use crate::cli::Cli;
+use crate::health;
 
 /// `HOST=ACTION`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,19 +56,16 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    /// Those of all routes; `name` is what backends have to prove that TLS starts again to.
-    pub(crate) fn of(
-        routes: &[RouteArg],
-        name: Option<&str>,
-        slow_start: SlowStart,
-    ) -> Result<Vec<Self>, ClusterError> {
-        let own = routes.iter().filter_map(|route| match &route.action {
+    /// Those of all routes.
+    pub(crate) fn of(cli: &Cli) -> Result<Vec<Self>, ClusterError> {
+        let name = cli.upstream.name.as_deref();
+        let own = cli.passthrough.routes.iter().filter_map(|route| match &route.action {
             Action::Pass(backends) => Some((&route.host, backends, false)),
             Action::Reencrypt(backends) => Some((&route.host, backends, true)),
             Action::Terminate | Action::Reject => None,
         });
         own.map(|(host, backends, reencrypts)| {
-            let cluster = Cluster::builder(host.to_string()).slow_start(slow_start);
+            let cluster = health::cluster(cli, &host.to_string());
             let add = |cluster: ClusterBuilder, address: &Address| {
                 let backend = Backend::new(address.to_string(), address.clone());
                 cluster.add(match name.filter(|_| reencrypts) {

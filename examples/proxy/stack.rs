@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bartizan::http::{BackendProtocol, ServeHttpError};
+use bartizan::http::ServeHttpError;
 use bartizan::net::{
     AcceptProxyLayer, BoxError, ClientHelloLayer, DialledStream, HostRouter, LocalBoxConnService,
     RejectTls, Replay, RouteError, SendProxyHeader, SendProxyLayer, TunnelLayer,
@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::balancing::{AnyPolicy, Balanced};
-use crate::cli::{BackendProto, Cli, Mode};
+use crate::cli::{Cli, Mode};
 use crate::routes::{Action, Routed};
 
 /// A stream of which anything that was read is read again.
@@ -191,13 +191,8 @@ impl Parts {
         D: Clone + Send + 'static,
     {
         let cli = &self.cli;
-        let protocol = match cli.upstream.proto {
-            BackendProto::H1 => BackendProtocol::Http1,
-            BackendProto::H2 => BackendProtocol::Http2,
-            BackendProto::Auto => BackendProtocol::Auto,
-        };
         let pool = HttpPoolLayer::new()
-            .protocol(protocol)
+            .protocol(cli.upstream.proto.into())
             .settings_timeout(cli.timeout_connect)
             .response_timeout(cli.timeout_server);
         let requests = ServiceBuilder::new()

@@ -23,13 +23,8 @@ impl Upstream {
         }
         let args = &cli.upstream;
         let (trust, credentials) = (trust(args)?, credentials(args)?);
-        let protocols: &[&str] = match args.proto {
-            BackendProto::H1 => &["http/1.1"],
-            BackendProto::H2 => &["h2"],
-            BackendProto::Auto => &["h2", "http/1.1"],
-        };
         let mut layer = TlsOriginateLayer::new(trust.clone())
-            .alpn(protocols)
+            .alpn(protocols(args.proto))
             .handshake_timeout(cli.timeout_connect);
         if let Some(credentials) = &credentials {
             layer = layer.client_credentials(credentials.clone());
@@ -44,17 +39,36 @@ impl Upstream {
     }
 }
 
+/// TLS for the checks of backends that TLS passes to: what clients would find there.
+pub(crate) fn for_checks(cli: &Cli) -> Result<TlsOriginateLayer, SourceError> {
+    let trust = roots(&cli.upstream).watch()?;
+    Ok(TlsOriginateLayer::new(trust)
+        .alpn(protocols(cli.upstream.proto))
+        .handshake_timeout(cli.health.timeout))
+}
+
+fn protocols(proto: BackendProto) -> &'static [&'static str] {
+    match proto {
+        BackendProto::H1 => &["http/1.1"],
+        BackendProto::H2 => &["h2"],
+        BackendProto::Auto => &["h2", "http/1.1"],
+    }
+}
+
+fn roots(args: &UpstreamArgs) -> ServerTrustBuilder {
+    match &args.ca {
+        Some(BackendCa::File(path)) => ServerTrust::builder().roots(path.as_path()),
+        Some(BackendCa::System) | None => ServerTrust::builder().system_roots(),
+    }
+}
+
 fn trust(args: &UpstreamArgs) -> Result<ServerTrust, SourceError> {
     let pins = args.pins.iter().cloned();
     if args.no_verify {
         let decision = DangerousNoVerify::for_cluster("backends");
         return Ok(ServerTrust::dangerous(pins.fold(decision, DangerousNoVerify::pin)));
     }
-    let builder = match &args.ca {
-        Some(BackendCa::File(path)) => ServerTrust::builder().roots(path.as_path()),
-        Some(BackendCa::System) | None => ServerTrust::builder().system_roots(),
-    };
-    pins.fold(builder, ServerTrustBuilder::pin).watch()
+    pins.fold(roots(args), ServerTrustBuilder::pin).watch()
 }
 
 fn credentials(args: &UpstreamArgs) -> Result<Option<ClientCredentials>, SourceError> {

@@ -57,6 +57,9 @@ fn help_is_no_error() {
         "--ocsp",
         "--backend",
         "--check",
+        "--observe",
+        "--outlier",
+        "--on-marked-down",
         "--drain",
         "--timeout-header",
         "--route",
@@ -96,9 +99,7 @@ fn flags_that_are_missing_or_unknown_are_named() {
 #[test]
 fn parts_that_are_not_built_yet_say_so() {
     for added in [
-        &["--check", "http:/"][..],
-        &["--check", "grpc"],
-        &["--sticky", "source,store=redis://127.0.0.1"],
+        &["--sticky", "source,store=redis://127.0.0.1"][..],
         &["--retry-on", "503"],
         &["--max-age", "1h"],
         &["--min-rate", "500"],
@@ -109,6 +110,44 @@ fn parts_that_are_not_built_yet_say_so() {
     ] {
         assert_says(&refusal_of(added), &["not built yet"]);
     }
+}
+
+#[test]
+fn flags_of_health_that_cannot_be_read_are_named() {
+    for (flag, wrong, words) in [
+        ("--check", "http", "http:PATH"),
+        ("--check", "http:health", "http:PATH"),
+        ("--check", "tcp:80", "agent:PORT"),
+        ("--check", "agent", "agent:PORT"),
+        ("--check", "agent:0", "65535"),
+        ("--observe", "layer8", "layer4"),
+        ("--observe", "layer7,error-limit=0", "from 1 up"),
+        ("--observe", "layer7,on-error=cry", "sudden-death"),
+        ("--observe", "layer7,loudly", "loudly"),
+        ("--outlier", "consecutive-5xx", "key=value"),
+        ("--outlier", "consecutive_5xx=many", "consecutive-5xx"),
+        ("--outlier", "interval=10", "ms, s, m or h"),
+        ("--outlier", "keep=101%", "100%"),
+        ("--outlier", "success-rate=maybe", "on nor off"),
+        ("--outlier", "weather=fine", "weather"),
+        ("--on-marked-down", "cry", "shutdown-sessions"),
+    ] {
+        assert_says(&refusal_of(&[flag, wrong]), &[flag, words]);
+    }
+}
+
+#[test]
+fn flags_of_health_that_do_not_go_together_are_refused() {
+    for (added, words) in [
+        (&["--check", "none", "--check", "tcp"][..], &["--check none", "contradict"][..]),
+        (&["--check", "tcp", "--check", "tcp"], &["--check tcp", "twice"]),
+        (&["--observe", "layer4"], &["--observe", "--check"]),
+        (&["--on-marked-down", "shutdown-sessions"], &["--on-marked-down", "--check"]),
+    ] {
+        assert_says(&refusal_of(added), words);
+    }
+    let passes = ["--route", "a.example=pass:127.0.0.1:1", "--check", "http:/"];
+    assert_says(&refusal_of(&passes), &["--check http", "--backend-ca"]);
 }
 
 #[test]

@@ -5,12 +5,13 @@
 //! 3. [Where errors go](#where-errors-go)
 //! 4. [Limits on time](#limits-on-time)
 //! 5. [Health checks](#health-checks)
-//! 6. [Redispatch, and the one safe resend](#redispatch-and-the-one-safe-resend)
+//! 6. [Redispatch, and safe resends](#redispatch-and-safe-resends)
 //! 7. [Shutting down](#shutting-down)
 //! 8. [One runtime, or one per core](#one-runtime-or-one-per-core)
 //!
 //! Connections whose TLS passes through have a [page of their own](passthrough), and so have
-//! [TLS towards backends](reencrypt) and the [choice of a policy](policies).
+//! [TLS towards backends](reencrypt), the [choice of a policy](policies) and the
+//! [health of backends](health).
 //!
 //! # A reverse proxy, line by line
 //!
@@ -243,8 +244,7 @@
 //! They are HAProxy's: `inter` is [`every`](Checks::every), and [`rise`](Checks::rise) and
 //! [`fall`](Checks::fall) are called the same. A backend starts up. It goes down after `fall` (3)
 //! failed checks in a row, and up again after `rise` (2) passed ones in a row; one check that says
-//! otherwise starts the count again. So a dead backend that refuses connections is noticed within
-//! `fall × every`, 6 s by default, one that swallows them `timeout` later.
+//! otherwise starts the count again.
 //!
 //! ```
 //! # use bartizan::prelude::*;
@@ -254,47 +254,10 @@
 //! # let _ = checks;
 //! ```
 //!
-//! Both changes are tracing events (target `bartizan_balance`): `backend is down` (warn), with the
-//! reason, and `backend is up` (info).
+//! Probes over HTTP, gRPC and TLS, scripts and agents, ejection by what requests show, and who is
+//! told of changes have [a page of their own](health).
 //!
-//! A check is a dial that succeeds. [`DialProbe`](crate::balance::DialProbe) makes one of any dial
-//! service. [`HttpProbe`] looks at the answer to a request as well, as `option httpchk` and
-//! `http-check expect` do, and [`GrpcProbe`] asks the way gRPC has for it. Both take the dial service
-//! of the traffic, TLS and all, or its pool:
-//!
-//! ```
-//! use bartizan::http::Expect;
-//! use bartizan::prelude::*;
-//!
-//! # fn run() -> Result<(), bartizan::http::HttpProbeError> {
-//! let probe = HttpProbe::new(TcpDial::new()).path("/health")?;
-//! let checks = Checks::new(probe.expect_status(200..=299).expect(Expect::body("ready")));
-//! let checks_of_grpc = Checks::new(GrpcProbe::new(TcpDial::new()).service("shop.Orders"));
-//! # let _ = (checks, checks_of_grpc);
-//! # Ok(()) }
-//! ```
-//!
-//! [`Checks::new`] takes any service from backends to verdicts:
-//!
-//! ```
-//! use std::convert::Infallible;
-//! use std::sync::Arc;
-//!
-//! use bartizan::balance::Verdict;
-//! use bartizan::prelude::*;
-//!
-//! let not_too_busy = tower::service_fn(|backend: Arc<Backend>| async move {
-//!     let busy = backend.in_flight() > 1000;
-//!     let verdict = if busy { Verdict::fail("has its hands full") } else { Verdict::Pass };
-//!     Ok::<_, Infallible>(verdict)
-//! });
-//! let checks = Checks::new(not_too_busy);
-//! # let _ = checks;
-//! ```
-//!
-//! When all backends are down, requests are answered with 503 at once.
-//!
-//! # Redispatch, and the one safe resend
+//! # Redispatch, and safe resends
 //!
 //! **A failed dial costs the request nothing.** It has not been handed over, so it goes to another
 //! backend, whatever its method, up to [`retries`](BalanceLayer::retries) (3) times after the first.
@@ -304,8 +267,9 @@
 //! checks notice.
 //!
 //! **What was sent is repeated in one case.** A GET, HEAD or OPTIONS without a body, which was
-//! answered with not a single byte before the connection broke, is sent once more, to another
-//! backend while there is one. Everything else that was sent fails with 502: a POST may have been
+//! answered with not a single byte before the connection broke, is sent again, to another backend
+//! while there is one: once in any case, and further times within the retries, as two of three
+//! backends may die at once. Everything else that was sent fails with 502: a POST may have been
 //! carried out, and an answer that has begun cannot be taken back. A backend that is silent for too
 //! long (504) gets no second try either, since it may still be at work.
 //!
@@ -385,6 +349,7 @@
 //! A stack that is not `Send` needs [`ServeHttp::local`].
 #![cfg(all(feature = "http", feature = "tls"))]
 
+pub mod health;
 pub mod passthrough;
 pub mod policies;
 #[cfg(all(feature = "tls", feature = "http"))]

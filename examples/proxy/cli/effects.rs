@@ -49,20 +49,31 @@ fn check_parts(cli: &Cli) -> Result<(), String> {
 
 /// Finds what checks of backends need, and what without them has no effect.
 fn check_checks(cli: &Cli) -> Result<(), String> {
+    cli.health.check()?;
     let upstream = &cli.upstream;
     let named = upstream.ca.is_some() || upstream.name.is_some();
-    if cli.check == Check::Tls && cli.passes() && upstream.ca.is_none() {
-        return Err("--check tls needs --backend-ca, to say whose certificates are good".to_owned());
+    let over_tls =
+        |check: &&Check| matches!(check, Check::Tls | Check::Http { .. } | Check::Grpc { .. });
+    if let Some(check) = cli.health.checks().find(over_tls)
+        && cli.passes()
+        && upstream.ca.is_none()
+    {
+        let kind = check.kind();
+        return Err(format!(
+            "--check {kind} needs --backend-ca, to say whose certificates are good"
+        ));
     }
+    let tls = cli.health.checks().any(|check| *check == Check::Tls);
+    let proves = tls || cli.passes() && cli.health.checks().any(|check| over_tls(&check));
     if cli.reencrypts() {
         return Ok(());
     }
-    if cli.check != Check::Tls && named {
+    if !proves && named {
         return Err("--backend-ca and --backend-name have no effect without --mode reencrypt, a \
                     route that does, or --check tls"
             .to_owned());
     }
-    if cli.check == Check::Tls && !cli.passes() {
+    if tls && !cli.passes() {
         let plain = "--check tls has no effect: backends are spoken to in the clear here";
         let none = "--check tls has no effect: nothing goes to a backend here";
         return Err(if cli.terminates() { plain } else { none }.to_owned());
@@ -92,8 +103,9 @@ fn check_balancing(cli: &Cli) -> Result<(), String> {
             "--sticky cookie: where TLS passes there are no cookies to read; take source".into()
         );
     }
-    if !slowstart.is_zero() && cli.check == Check::None {
-        return Err("--slowstart needs --check: nothing is known to recover without".to_owned());
+    if !slowstart.is_zero() && !cli.health.is_checked() && cli.health.outlier.is_none() {
+        return Err("--slowstart needs --check or --outlier: nothing is known to recover without"
+            .to_owned());
     }
     check_backends(cli)?;
     let limited = |backend: &BackendArg| backend.limits.is_limited();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bartizan::http::BackendProtocol;
 use bartizan::net::{Address, Target};
 use bartizan::tls::Pin;
 use clap::Args;
@@ -47,6 +48,16 @@ pub(crate) enum BackendProto {
     H1,
     H2,
     Auto,
+}
+
+impl From<BackendProto> for BackendProtocol {
+    fn from(proto: BackendProto) -> Self {
+        match proto {
+            BackendProto::H1 => Self::Http1,
+            BackendProto::H2 => Self::Http2,
+            BackendProto::Auto => Self::Auto,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use bartizan::net::{HostPattern, SendProxy, SourceLimitLayer};
 use bartizan::tls::Pin;
 use ipnet::IpNet;
 
-use super::{BackendArg, BackendCa, BackendProto, Check, Mode, Place};
+use super::{BackendArg, BackendCa, BackendProto, Mode, Place};
 
 pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
     let mut parts = text.split(',');
@@ -57,7 +57,7 @@ fn followed_name(text: &str) -> Result<Place, String> {
     Ok(Place::Followed { name: name.to_owned(), port })
 }
 
-fn count(text: &str) -> Result<u32, String> {
+pub(super) fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("`{text}` is not a number from 0 up"))
 }
 
@@ -98,15 +98,6 @@ pub(super) fn protocol(text: &str) -> Result<String, String> {
     match text {
         "h2" | "http/1.1" => Ok(text.to_owned()),
         _ => Err("known protocols are h2 and http/1.1".to_owned()),
-    }
-}
-
-pub(super) fn check(text: &str) -> Result<Check, String> {
-    match text {
-        "none" => Ok(Check::None),
-        "tcp" => Ok(Check::Tcp),
-        "tls" => Ok(Check::Tls),
-        other => one_of(&["http", "grpc", "agent"], other.split(':').next().unwrap_or(other)),
     }
 }
 
@@ -193,10 +184,7 @@ pub(super) fn unbuilt(what: &str) -> String {
 }
 
 /// Flags of the contract whose parts do not exist yet.
-pub(super) const UNBUILT: [&str; 15] = [
-    "--observe",
-    "--outlier",
-    "--on-marked-down",
+pub(super) const UNBUILT: [&str; 12] = [
     "--retry-on",
     "--max-age",
     "--min-rate",

@@ -10,8 +10,8 @@ use tower::{ServiceExt, service_fn};
 
 use super::*;
 use crate::{
-    CheckGuard, Cluster, Condition, HealthChange, HealthChanges, PickContext, Policy, RoundRobin,
-    State,
+    CheckGuard, Cluster, Condition, HealthChange, HealthChanges, PickContext, Policy, ProbeTarget,
+    RoundRobin, State,
 };
 
 /// An agent on loopback that says the same to everyone, until it is told to say something else.
