@@ -117,8 +117,8 @@ async fn a_certificate_that_ends_tomorrow_is_told_once() {
         warnings.filter(of_it).count()
     };
     eventually("a warning", || warned("ends", &ends) > 0).await;
-    let before = ends.connections().0;
-    eventually("more checks", || ends.connections().0 >= before + 10).await;
+    let before = ends.handshakes().0;
+    eventually("more checks", || ends.handshakes().0 >= before + 10).await;
     assert_eq!((warned("ends", &ends), warned("lasts", &lasts)), (1, 0));
     assert_eq!(proxy.said(&["backend is down"]), 0);
     let mut client = Client::connect(&site, &proxy, Http::One).await;

@@ -228,7 +228,7 @@ fn tell(backend: &Backend, life: Option<&CertificateLife>) {
         None => tracing::warn!(%backend, "no certificate is shown; is there TLS in the stack?"),
         Some(life) => {
             let (days, until) = (life.days_left, httpdate::fmt_http_date(life.not_after));
-            tracing::warn!(%backend, days, until, "the certificate is near its end");
+            tracing::warn!(%backend, days, until, "the certificate of a backend expires soon");
         }
     }
 }
