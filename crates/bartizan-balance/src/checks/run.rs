@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use foldhash::fast::RandomState as FastHash;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
@@ -31,7 +32,7 @@ pub(super) struct Runner<Pr> {
     membership: watch::Receiver<u64>,
     nudges: Arc<Nudges>,
     schedule: Schedule,
-    watched: HashMap<BackendId, Watched>,
+    watched: HashMap<BackendId, Watched, FastHash>,
     // How often the members have been compared.
     compared: u64,
     running: FuturesUnordered<BoxFuture<'static, Option<Ended>>>,
@@ -61,7 +62,7 @@ where
             membership: cluster.membership(),
             nudges: cluster.nudges(),
             schedule,
-            watched: HashMap::new(),
+            watched: HashMap::default(),
             compared: 0,
             running: FuturesUnordered::new(),
         }
@@ -85,7 +86,7 @@ where
                 }
                 told = nudges.take() => self.look_at(told),
                 Some(ended) = self.running.next() => {
-                    if let Some(ended) = ended && self.take_in(ended).is_none() {
+                    if self.take_in_all(ended).is_none() {
                         return;
                     }
                 }
@@ -126,25 +127,36 @@ where
         self.schedule.wake()
     }
 
-    /// Takes a verdict in. `None` if the cluster is gone.
-    fn take_in(&mut self, ended: Ended) -> Option<()> {
+    /// Takes in all verdicts that are there: of thousands, many are at a time. `None` if the cluster
+    /// is gone.
+    fn take_in_all(&mut self, first: Option<Ended>) -> Option<()> {
         let cluster = self.say.cluster()?;
+        let mut next = Some(first);
+        while let Some(ended) = next {
+            if let Some(ended) = ended {
+                self.take_in(ended, &cluster);
+            }
+            next = self.running.next().now_or_never().flatten();
+        }
+        Some(())
+    }
+
+    fn take_in(&mut self, ended: Ended, cluster: &Cluster) {
         let Ended { id, token, verdict } = ended;
         // It may have been put back in the meantime, and be probed by another by now.
         let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.token == token)
         else {
-            return Some(());
+            return;
         };
         if rests(&self.checks, &watched.backend) {
             self.schedule.rest(id);
-            return Some(());
+            return;
         }
-        match watched.found(verdict, &cluster) {
+        match watched.found(verdict, cluster) {
             Some(pace) => self.schedule.ended(id, pace, now()),
             // It has left: the next comparison finds that.
             None => self.schedule.remove(id),
         }
-        Some(())
     }
 
     /// Compares with the members as they are now. `None` if the cluster is gone.

@@ -5,6 +5,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
+
 use crate::splitmix::{GAMMA, mix};
 use crate::{BackendId, Pace};
 
@@ -40,7 +42,7 @@ pub(super) struct Schedule {
     placed: u64,
     // By time, and so in the order in which they become due.
     due: BTreeSet<(Instant, BackendId)>,
-    plans: HashMap<BackendId, Plan>,
+    plans: HashMap<BackendId, Plan, RandomState>,
     running: usize,
     late: bool,
     // When a probe was started last.
@@ -63,7 +65,7 @@ impl Schedule {
             begin,
             placed: 0,
             due: BTreeSet::new(),
-            plans: HashMap::new(),
+            plans: HashMap::default(),
             running: 0,
             late: false,
             started: None,
