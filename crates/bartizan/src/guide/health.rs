@@ -54,8 +54,8 @@
 //! | [`DialProbe`](crate::balance::DialProbe) | the dial succeeds: TCP, or the whole handshake of a TLS stack | `check`, `check-ssl` |
 //! | [`CertificateProbe`](crate::balance::CertificateProbe) | the same, and the certificate is good for some days | – |
 //! | [`CertificateCheckLayer`](crate::tls::CertificateCheckLayer) | a server that TLS passes through to shows the right certificate | – |
-//! | [`HttpProbe`](crate::http::HttpProbe) | the answer is as expected: status, fields, body | `option httpchk`, `http-check` |
-//! | [`GrpcProbe`](crate::http::GrpcProbe) | `grpc.health.v1` says `SERVING` | – |
+//! | [`HttpProbe`] | the answer is as expected: status, fields, body | `option httpchk`, `http-check` |
+//! | [`GrpcProbe`] | `grpc.health.v1` says `SERVING` | – |
 //! | [`ScriptProbe`](crate::balance::ScriptProbe) | what is sent is answered as expected | `option tcp-check` |
 //! | [`AgentProbe`](crate::balance::AgentProbe) | an agent sets state, weight and limit | `agent-check` |
 //!
