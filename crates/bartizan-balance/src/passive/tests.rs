@@ -457,21 +457,3 @@ async fn an_ejection_is_overruled_while_others_are_down() {
     web.set_up(&member(&web, 1), true);
     assert!(!web.table().is_eligible(0));
 }
-
-/// What an outcome costs: `cargo test -p bartizan-balance --release cost_of -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_an_outcome() {
-    const TIMES: u32 = 1_000_000;
-    for (what, web) in [
-        ("observe", of(9).observe(Observe::layer7())),
-        ("outlier", of(9).outlier(Outlier::new())),
-        ("both", of(9).observe(Observe::layer7()).outlier(Outlier::new())),
-    ] {
-        let web = web.build().unwrap();
-        let (backend, at, outcome) = (member(&web, 0), now(), status(200));
-        let passive = web.passive().unwrap();
-        (0..TIMES).for_each(|_| passive.note(&web, &backend, outcome, false, at));
-        println!("{what}: {:?} an outcome", at.elapsed() / TIMES);
-    }
-}

@@ -7,6 +7,7 @@
 
 mod bell;
 mod body;
+mod checkout;
 mod conn;
 mod h2;
 mod link;
@@ -15,7 +16,7 @@ mod sweep;
 mod upstream;
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use body::PooledBody;
+pub use checkout::Checkout;
 pub use conn::{PooledConn, SendFuture};
 #[cfg(fuzzing)]
 pub(crate) use h2::{Announced, FrameReader};
@@ -273,17 +275,15 @@ where
         let dial = self.dial.clone();
         if let Some(line) = home.pool.take(&home.backend) {
             let conn = PooledConn::new(line, home, dial, false);
-            return Checkout { inner: Inner::Hit(Some(conn)) };
+            return Checkout::hit(conn);
         }
-        Checkout {
-            inner: Inner::Dial(Box::pin(async move {
-                home.pool.start_sweeping();
-                let line = obtain(dial.clone(), home.clone()).await?;
-                // One that is shared need not be new.
-                let fresh = matches!(line, Line::Own(_));
-                Ok(PooledConn::new(line, home, dial, fresh))
-            })),
-        }
+        Checkout::dial(async move {
+            home.pool.start_sweeping();
+            let line = obtain(dial.clone(), home.clone()).await?;
+            // One that is shared need not be new.
+            let fresh = matches!(line, Line::Own(_));
+            Ok(PooledConn::new(line, home, dial, fresh))
+        })
     }
 }
 
@@ -353,40 +353,6 @@ impl BackendProtocol {
         };
         let agreed = String::from_utf8_lossy(alpn.unwrap_or_default()).into_owned();
         Err(SendError::WrongProtocol { wanted, agreed })
-    }
-}
-
-/// Resolves to a connection out of the pool, or to a new one.
-#[must_use = "futures do nothing unless polled"]
-pub struct Checkout<D, B> {
-    inner: Inner<D, B>,
-}
-
-enum Inner<D, B> {
-    Hit(Option<PooledConn<D, B>>),
-    Dial(Dialling<D, B>),
-}
-
-type Dialling<D, B> = Pin<Box<dyn Future<Output = Result<PooledConn<D, B>, BoxError>> + Send>>;
-
-// A connection is moved out of it, never pinned in it.
-impl<D, B> Unpin for Checkout<D, B> {}
-
-impl<D, B> fmt::Debug for Checkout<D, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hit = matches!(self.inner, Inner::Hit(_));
-        f.debug_struct("Checkout").field("hit", &hit).finish_non_exhaustive()
-    }
-}
-
-impl<D, B> Future for Checkout<D, B> {
-    type Output = Result<PooledConn<D, B>, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.inner {
-            Inner::Hit(conn) => Poll::Ready(Ok(conn.take().expect("polled after it was ready"))),
-            Inner::Dial(dial) => dial.as_mut().poll(cx),
-        }
     }
 }
 
