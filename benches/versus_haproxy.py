@@ -5,18 +5,21 @@
     benches/versus_haproxy.py                  # ratios, 7 interleaved rounds
     benches/versus_haproxy.py passthrough-bulk # of some of the workloads
     benches/versus_haproxy.py --instructions   # user instructions per request (valgrind)
+    benches/versus_haproxy.py --instructions --flags="--outlier default"  # with a part of the proxy's on
 
 Needs the Debian packages haproxy, nginx-light, nghttp2-client, wrk and openssl (valgrind for
 --instructions). Each round runs both, the proxy alone on CPU 0 and everything else on CPU 1, and
 takes the ratio of their CPU times; the median of the ratios is printed. It moves far less on a
 shared machine than any absolute time.
 """
-import argparse, os, pathlib, re, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, os, pathlib, re, shlex, signal, socket, statistics, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROXY = os.environ.get("PROXY_BIN", ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/examples/proxy")
 TICK = os.sysconf("SC_CLK_TCK")
 BIG = 16 * 2**20
+# What the proxy is started with besides.
+FLAGS = []
 # What the work is, in the unit that its cost is printed by.
 UNITS = {
     "terminate-small": "request",
@@ -80,7 +83,7 @@ def nginx(folder, both, ports):
 
 
 def bartizan(work, folder, both, port, ports):
-    common = [PROXY, "--listen", f"127.0.0.1:{port}", "--workers", "1"]
+    common = [PROXY, "--listen", f"127.0.0.1:{port}", "--workers", "1", *FLAGS]
     if work.startswith("passthrough"):
         return [*common, "--mode", "passthrough", "--route", "localhost=pass:" + ",".join(f"127.0.0.1:{p}" for p in ports[3:])]
     if work.startswith("reencrypt"):
@@ -164,7 +167,9 @@ def main():
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--seconds", type=int, default=2)
     arguments.add_argument("--instructions", action="store_true")
+    arguments.add_argument("--flags", default="", help="further flags of the proxy")
     given = arguments.parse_args()
+    FLAGS.extend(shlex.split(given.flags))
     if unknown := set(given.workload) - set(UNITS):
         arguments.error(f"there is no workload {', '.join(sorted(unknown))}, only {', '.join(UNITS)}")
     with tempfile.TemporaryDirectory() as name:
