@@ -17,11 +17,13 @@ use tower::{Layer, Service};
 
 use crate::cli::{BackendCa, Check, Cli, Mode};
 use crate::routes::Routed;
-use crate::upstream;
+use crate::upstream::{self, Upstream};
 
 /// Checks that can be started.
 pub(crate) struct Checking {
     checks: Vec<Start>,
+    /// Trust in backends that TLS passes to, if they are asked for more than their certificates.
+    pub(crate) upstream: Option<Upstream>,
 }
 
 type Start = Box<dyn FnOnce() -> CheckGuard>;
@@ -35,6 +37,9 @@ impl Checking {
         upstream: Option<&TlsOriginateLayer>,
     ) -> Result<Self, Box<dyn Error>> {
         let own = cluster_of(cli, cluster);
+        // One for all: each watches its files, which takes threads and descriptors.
+        let clients = upstream::for_checks(cli)?;
+        let passing = clients.as_ref().map(|clients| &clients.layer);
         let routed = routed.iter().map(|routed| Checked {
             cluster: &routed.cluster,
             host: Some(&routed.host),
@@ -43,10 +48,10 @@ impl Checking {
         let mut checks = Vec::new();
         for checked in routed.chain([own]) {
             for check in cli.health.checks() {
-                checks.push(Checker { cli, checked, upstream }.start(check)?);
+                checks.push(Checker { cli, checked, upstream, passing }.start(check)?);
             }
         }
-        Ok(Self { checks })
+        Ok(Self { checks, upstream: clients })
     }
 
     /// Starts them, in the runtime that is entered.
@@ -91,6 +96,7 @@ struct Checker<'a> {
     cli: &'a Cli,
     checked: Checked<'a>,
     upstream: Option<&'a TlsOriginateLayer>,
+    passing: Option<&'a TlsOriginateLayer>,
 }
 
 impl Checker<'_> {
@@ -98,8 +104,10 @@ impl Checker<'_> {
         let tcp = self.tcp();
         Ok(match (check, self.checked.way) {
             (Check::Agent { port }, _) => {
-                let checks = Checks::agent(AgentProbe::new(TcpDial::new()));
-                self.begin(checks.target(ProbeTarget::new().port(*port)))
+                // The probe keeps the time itself: an agent that hangs is no failure of its server.
+                let agent = AgentProbe::new(TcpDial::new()).timeout(self.cli.health.timeout);
+                let checks = Checks::agent(agent).target(ProbeTarget::new().port(*port));
+                self.begin(checks)
             }
             (Check::Tls, Way::Passing) => {
                 let check = self.certificates(roots(self.cli.upstream.ca.as_ref())?);
@@ -109,11 +117,11 @@ impl Checker<'_> {
                 self.begin(self.checks(DialProbe::new(tcp)))
             }
             (Check::Tcp | Check::Tls, Way::Reencrypted) => {
-                self.begin(self.checks(CertificateProbe::new(self.tls(None)?.layer(tcp))))
+                self.begin(self.checks(CertificateProbe::new(self.tls(None).layer(tcp))))
             }
             (Check::Http { .. } | Check::Grpc { .. }, Way::Clear) => self.requests(check, tcp)?,
-            (Check::Http { .. }, _) => self.requests(check, self.tls(None)?.layer(tcp))?,
-            (Check::Grpc { .. }, _) => self.requests(check, self.tls(Some("h2"))?.layer(tcp))?,
+            (Check::Http { .. }, _) => self.requests(check, self.tls(None).layer(tcp))?,
+            (Check::Grpc { .. }, _) => self.requests(check, self.tls(Some("h2")).layer(tcp))?,
             (Check::None, _) => unreachable!("left out by `HealthArgs::checks`"),
         })
     }
@@ -123,16 +131,17 @@ impl Checker<'_> {
     }
 
     /// TLS as on the way to these backends. Where a session is resumed, no certificate is shown.
-    fn tls(&self, protocol: Option<&str>) -> Result<TlsOriginateLayer, Box<dyn Error>> {
-        let tls = match (self.checked.way, self.upstream) {
-            (Way::Reencrypted, Some(upstream)) => upstream.clone(),
-            _ => upstream::for_checks(self.cli)?,
+    fn tls(&self, protocol: Option<&str>) -> TlsOriginateLayer {
+        let way = match self.checked.way {
+            Way::Reencrypted => self.upstream,
+            Way::Clear | Way::Passing => self.passing,
         };
-        let tls = tls.resume(false);
-        Ok(match protocol {
+        let Some(tls) = way else { unreachable!("loaded for whatever needs it") };
+        let tls = tls.clone().resume(false);
+        match protocol {
             Some(protocol) => tls.alpn([protocol]),
             None => tls,
-        })
+        }
     }
 
     /// Checks that send requests over `dial`.
@@ -156,9 +165,10 @@ impl Checker<'_> {
     /// The settings of the command line. A backend that has to prove who it is gets no connection
     /// before it has; who asks for its certificate asks for the name that clients will.
     fn checks<Pr>(&self, probe: Pr) -> Checks<Pr> {
-        let proves = self.checked.way == Way::Passing
-            && self.cli.health.checks().any(|check| !matches!(check, Check::Tcp));
+        let proves =
+            self.checked.way == Way::Passing && self.cli.health.checks().any(Check::is_over_tls);
         let checks = Checks::new(probe)
+            .timeout(self.cli.health.timeout)
             .rise(self.cli.health.rise)
             .fall(self.cli.health.fall)
             .init_state(if proves { InitState::Down } else { InitState::FullyUp });
@@ -174,7 +184,7 @@ impl Checker<'_> {
         Pr: Clone + Send + Sync + 'static,
         Pr::Future: Send,
     {
-        let checks = checks.every(self.cli.health.interval).timeout(self.cli.health.timeout);
+        let checks = checks.every(self.cli.health.interval);
         let cluster = self.checked.cluster.clone();
         Box::new(move || cluster.check(checks))
     }
@@ -190,7 +200,9 @@ impl Checker<'_> {
     /// The name that backends have to prove, if it is not their own.
     fn name(&self) -> Option<String> {
         let own = self.cli.upstream.name.clone();
-        own.or_else(|| self.checked.host.map(sample_name))
+        let host = self.checked.host.map(sample_name);
+        // Where TLS starts as well, `--backend-name` is needed, and is about those backends.
+        if self.cli.reencrypts() { host.or(own) } else { own.or(host) }
     }
 }
 

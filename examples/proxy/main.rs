@@ -126,6 +126,7 @@ impl Proxy {
         let Self { parts, certs, upstream, follow, checking, drain, workers, control, signals } =
             self;
         let grace = parts.grace();
+        let upstream = [upstream, checking.upstream.clone()];
         // Before the first connection: a backend that is yet to prove itself must not get it.
         let checks = {
             let _runtime = control.enter();

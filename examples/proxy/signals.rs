@@ -53,8 +53,9 @@ impl Signals {
     }
 }
 
-/// What is made of files: the certificates that are served, and TLS to backends.
-pub(crate) type Files = (Option<CertStore>, Option<Upstream>);
+/// What is made of files: the certificates that are served, and TLS to backends, for traffic and for
+/// checks.
+pub(crate) type Files = (Option<CertStore>, [Option<Upstream>; 2]);
 
 /// A thread that loads files again whenever it is told. What it finds wrong is logged.
 fn reloads((certs, upstream): Files) -> SyncSender<()> {
@@ -62,7 +63,7 @@ fn reloads((certs, upstream): Files) -> SyncSender<()> {
     thread::spawn(move || {
         while told.recv().is_ok() {
             let _ = certs.as_ref().map(CertStore::reload);
-            let _ = upstream.as_ref().map(Upstream::reload);
+            upstream.iter().flatten().for_each(Upstream::reload);
         }
     });
     tell

@@ -5,7 +5,7 @@ use bartizan::tls::{
     TlsOriginateLayer,
 };
 
-use crate::cli::{BackendCa, BackendProto, Cli, UpstreamArgs};
+use crate::cli::{BackendCa, BackendProto, Check, Cli, UpstreamArgs};
 
 /// What it is made of, all of it watched.
 #[derive(Clone)]
@@ -39,12 +39,18 @@ impl Upstream {
     }
 }
 
-/// TLS for the checks of backends that TLS passes to: what clients would find there.
-pub(crate) fn for_checks(cli: &Cli) -> Result<TlsOriginateLayer, SourceError> {
+/// TLS for the checks of backends that TLS passes to: what clients would find there. None if no
+/// check needs it.
+pub(crate) fn for_checks(cli: &Cli) -> Result<Option<Upstream>, SourceError> {
+    let mut checks = cli.health.checks();
+    if !cli.passes() || !checks.any(|check| check.is_over_tls() && *check != Check::Tls) {
+        return Ok(None);
+    }
     let trust = roots(&cli.upstream).watch()?;
-    Ok(TlsOriginateLayer::new(trust)
+    let layer = TlsOriginateLayer::new(trust.clone())
         .alpn(protocols(cli.upstream.proto))
-        .handshake_timeout(cli.health.timeout))
+        .handshake_timeout(cli.health.timeout);
+    Ok(Some(Upstream { layer, trust, credentials: None }))
 }
 
 fn protocols(proto: BackendProto) -> &'static [&'static str] {

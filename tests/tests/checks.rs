@@ -249,3 +249,19 @@ async fn a_flapping_backend_costs_no_get() {
         drop(flapping);
     }
 }
+
+/// 64 backends, so that of two equal limits on time each is the first one somewhere.
+#[tokio::test]
+async fn an_agent_that_hangs_takes_no_backend_out() {
+    let site = Site::new();
+    let agent = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let check = format!("agent:{}", agent.local_addr().unwrap().port());
+    let backends: Vec<SocketAddr> = (1..=64).map(|n| ([127, 0, 3, n], 1).into()).collect();
+    for limit in ["100ms", "1s"] {
+        let flags = ["--check", &check, "--check-interval", "200ms", "--check-timeout", limit];
+        let proxy = site.proxy(&backends, &flags);
+        eventually("silence", || count(&proxy, "nothing that makes sense") == 64).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(count(&proxy, "backend is down"), 0, "{limit}");
+    }
+}

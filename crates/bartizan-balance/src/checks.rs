@@ -53,6 +53,7 @@ pub struct Checks<Pr> {
     max_concurrent: NonZeroUsize,
     target: ProbeTarget,
     in_maintenance: bool,
+    is_agent: bool,
 }
 
 impl Checks<DialProbe<TcpDial>> {
@@ -78,6 +79,7 @@ impl<Pr> Checks<Pr> {
             max_concurrent: MAX_CONCURRENT,
             target: ProbeTarget::new(),
             in_maintenance: false,
+            is_agent: false,
         }
     }
 
@@ -142,6 +144,11 @@ impl<Pr> Checks<Pr> {
     /// Probes at another address or under another name than requests go to.
     pub fn target(self, target: ProbeTarget) -> Self {
         Self { target, ..self }
+    }
+
+    /// What agents say stands until they take it back: errors of requests do not speak against it.
+    pub(crate) fn of_agent(self) -> Self {
+        Self { is_agent: true, ..self }
     }
 
     /// Goes on in [maintenance](crate::State::Maintenance): for a probe that asks an agent, because
@@ -209,7 +216,7 @@ impl Drop for CheckGuard {
 
 impl<Pr> Checks<Pr> {
     fn rules(&self) -> CheckRules {
-        CheckRules { rise: self.rise, fall: self.fall, init: self.init_state }
+        CheckRules { rise: self.rise, fall: self.fall, init: self.init_state, agent: self.is_agent }
     }
 
     fn timing(&self) -> Timing {

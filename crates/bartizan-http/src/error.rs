@@ -49,8 +49,12 @@ pub enum SendError {
     #[error("the backend takes no streams: raise its SETTINGS_MAX_CONCURRENT_STREAMS")]
     NoStreams,
 
-    /// What new connections rest on was replaced each time before the request could be sent.
-    #[error("each new connection was outdated at once: are identities replaced all the time?")]
+    /// New connections could not be used any more when the request was to be sent: the backend ended
+    /// them at once, such as with `GOAWAY`, or what they rest on was replaced each time.
+    #[error(
+        "each new connection was outdated at once: does the backend end them (GOAWAY), or are \
+         identities replaced, all the time?"
+    )]
     Outdated,
 }
 

@@ -52,9 +52,7 @@ fn check_checks(cli: &Cli) -> Result<(), String> {
     cli.health.check()?;
     let upstream = &cli.upstream;
     let named = upstream.ca.is_some() || upstream.name.is_some();
-    let over_tls =
-        |check: &&Check| matches!(check, Check::Tls | Check::Http { .. } | Check::Grpc { .. });
-    if let Some(check) = cli.health.checks().find(over_tls)
+    if let Some(check) = cli.health.checks().find(|check| check.is_over_tls())
         && cli.passes()
         && upstream.ca.is_none()
     {
@@ -64,7 +62,7 @@ fn check_checks(cli: &Cli) -> Result<(), String> {
         ));
     }
     let tls = cli.health.checks().any(|check| *check == Check::Tls);
-    let proves = tls || cli.passes() && cli.health.checks().any(|check| over_tls(&check));
+    let proves = tls || cli.passes() && cli.health.checks().any(Check::is_over_tls);
     if cli.reencrypts() {
         return Ok(());
     }

@@ -112,6 +112,11 @@ pub(crate) enum OutlierSetting {
 }
 
 impl Check {
+    /// Whether it begins TLS where backends have it.
+    pub(crate) fn is_over_tls(&self) -> bool {
+        matches!(self, Self::Tls | Self::Http { .. } | Self::Grpc { .. })
+    }
+
     /// What it begins with on the command line.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -149,8 +154,13 @@ impl HealthArgs {
         }) {
             return Err(format!("--check {} is asked for twice", twice.kind()));
         }
-        if self.observe.is_some() && !self.is_checked() {
-            return Err("--observe needs --check: without, nothing brings backends back".into());
+        let judges = self.checks().any(|check| !matches!(check, Check::Agent { .. }));
+        if self.observe.is_some() && !judges {
+            return Err(
+                "--observe needs --check, and not just of agents: without, nothing brings \
+                        backends back"
+                    .into(),
+            );
         }
         if self.on_marked_down.is_some() && !self.is_checked() {
             return Err(

@@ -372,7 +372,7 @@ async fn what_is_taken_out_and_put_back_at_once_starts_down_again() {
 async fn a_verdict_from_before_it_was_put_back_does_not_count() {
     let web = cluster(&["a"]);
     let a = member(&web, 0);
-    let rules = CheckRules { rise: 1, fall: 1, init: InitState::FullyDown };
+    let rules = CheckRules { rise: 1, fall: 1, init: InitState::FullyDown, agent: false };
     let checks = web.attach(rules);
     let before = checks.say().token(&a).unwrap();
     web.update(|change| change.replace_all([])).unwrap();

@@ -47,9 +47,14 @@ impl Watched {
     pub(super) fn found(&mut self, verdict: Option<Verdict>, cluster: &Cluster) -> Option<Pace> {
         self.abort = None;
         let verdict = verdict.unwrap_or_else(|| self.panicked(cluster));
-        let was = self.backend.is_up();
+        let (was_up, was) = (self.backend.is_up(), self.backend.condition());
         let observed = cluster.observe(&self.backend, self.token, &verdict)?;
-        self.trace(was, observed, &verdict, cluster);
+        if was_up {
+            self.told = None;
+        }
+        // A change, and its reason, the cluster has told.
+        let is_told = was_up || was != self.backend.condition();
+        self.trace(is_told, observed, &verdict, cluster);
         Some(observed.pace)
     }
 
@@ -61,14 +66,13 @@ impl Watched {
         Verdict::fail("the probe panicked")
     }
 
-    /// Tells the first reason of each kind why it stays down. That it went down, and why, the cluster
-    /// has told.
-    fn trace(&mut self, was: bool, observed: Observed, verdict: &Verdict, cluster: &Cluster) {
+    /// Tells the first reason of each kind why it stays down, unless it `is_told`.
+    fn trace(&mut self, is_told: bool, observed: Observed, verdict: &Verdict, cluster: &Cluster) {
         let up = observed.state <= CheckState::Stopping;
-        if up || was {
+        if up {
             self.told = None;
         }
-        if !up && !was && self.told != Some(observed.state) && !verdict.is_pass() {
+        if !up && !is_told && self.told != Some(observed.state) && !verdict.is_pass() {
             let (cluster, backend) = (cluster.name(), self.backend.name());
             let reason = verdict.reason();
             tracing::warn!(%cluster, %backend, reason, "backend stays {:?}", observed.state);

@@ -146,7 +146,9 @@ fn weight_of(backend: &Backend, weight: AgentWeight) -> u16 {
     match weight {
         AgentWeight::Absolute(weight) => weight.min(MAX_WEIGHT),
         AgentWeight::Percent(percent) => {
-            let weight = u32::from(backend.initial_weight()) * u32::from(percent) / 100;
+            let weight = u32::from(backend.initial_weight()) * u32::from(percent);
+            // Only 0 % is nothing: a backend of weight 1 that is half as good must not go out.
+            let weight = weight.div_ceil(100);
             weight.min(u32::from(MAX_WEIGHT)) as u16
         }
     }
@@ -155,3 +157,27 @@ fn weight_of(backend: &Backend, weight: AgentWeight) -> u16 {
 const OPERATOR: &str = "the operator wants it so";
 
 const AGENT: &str = "its agent wants it so";
+
+#[cfg(test)]
+mod tests {
+    use bartizan_net::Address;
+
+    use super::*;
+
+    #[test]
+    fn only_no_percent_of_a_weight_is_none() {
+        let address = || Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        for (weight, percent, expected) in [
+            (1, 75, 1),
+            (1, 0, 0),
+            (1, 100, 1),
+            (3, 50, 2),
+            (100, 75, 75),
+            (0, 75, 0),
+            (200, 300, 256),
+        ] {
+            let backend = Backend::new("a", address()).with_weight(weight);
+            assert_eq!(weight_of(&backend, AgentWeight::Percent(percent)), expected, "{weight}");
+        }
+    }
+}

@@ -78,6 +78,8 @@ pub struct Health {
     state: CheckState,
     // Verdicts in a row that speak against `state`.
     against: u32,
+    // How many of `against` no verdict has said.
+    granted: u32,
     // Whether it was seen down, so that coming up is a recovery.
     seen_down: bool,
 }
@@ -86,13 +88,20 @@ impl Health {
     /// Up; down after `fall` failures in a row, up again after `rise` passes. At least 1 each.
     pub fn new(rise: u32, fall: u32) -> Self {
         let state = CheckState::Up;
-        Self { rise: rise.max(1), fall: fall.max(1), state, against: 0, seen_down: false }
+        Self {
+            rise: rise.max(1),
+            fall: fall.max(1),
+            state,
+            against: 0,
+            granted: 0,
+            seen_down: false,
+        }
     }
 
     /// Starts in this state instead: where earlier checks have left off.
     pub fn starting(self, up: bool) -> Self {
         let state = if up { CheckState::Up } else { CheckState::Down };
-        Self { state, against: 0, seen_down: !up, ..self }
+        Self { state, against: 0, granted: 0, seen_down: !up, ..self }
     }
 
     /// Starts as `init` says, after earlier checks have left the backend in the state `left`.
@@ -100,7 +109,7 @@ impl Health {
         let was_up = left <= CheckState::Stopping;
         let state = if init.is_down() { CheckState::Unproven } else { left };
         let seen_down = matches!(left, CheckState::Down | CheckState::Unfit);
-        let started = Self { state, against: 0, seen_down, ..self };
+        let started = Self { state, against: 0, granted: 0, seen_down, ..self };
         match init {
             InitState::Up if was_up => started.one_short(),
             InitState::Down => started.one_short(),
@@ -110,7 +119,8 @@ impl Health {
 
     /// Lets the first verdict alone change the state, if it speaks against it.
     pub fn one_short(self) -> Self {
-        Self { against: self.needed() - 1, ..self }
+        let granted = self.needed() - 1;
+        Self { against: granted, granted, ..self }
     }
 
     /// Takes a verdict in. Returns the new state if it changed: `true` for up.
@@ -139,7 +149,10 @@ impl Health {
         match on_error {
             OnError::FastInter => return,
             OnError::FailCheck => {}
-            OnError::SuddenDeath => self.against = self.against.max(self.fall.saturating_sub(2)),
+            OnError::SuddenDeath => {
+                let more = self.fall.saturating_sub(2).saturating_sub(self.against);
+                (self.against, self.granted) = (self.against + more, self.granted + more);
+            }
             OnError::MarkDown => self.against = self.fall - 1,
         }
         self.failed();
@@ -169,6 +182,11 @@ impl Health {
         (self.against, self.needed())
     }
 
+    /// How many verdicts in a row there will have been when they change the state.
+    pub(crate) fn awaited(&self) -> u32 {
+        self.needed().saturating_sub(self.granted).max(1)
+    }
+
     /// Whether coming up would be, or was, a recovery: it had been seen down.
     pub fn was_seen_down(&self) -> bool {
         self.seen_down
@@ -176,20 +194,18 @@ impl Health {
 
     fn passed(&mut self) {
         if self.is_up() {
-            self.state = CheckState::Up;
-            self.against = 0;
+            self.is_now(CheckState::Up);
             return;
         }
         self.against += 1;
         if self.against >= self.rise {
-            self.state = CheckState::Up;
-            self.against = 0;
+            self.is_now(CheckState::Up);
         }
     }
 
     fn failed(&mut self) {
         if !self.is_up() {
-            self.against = 0;
+            (self.against, self.granted) = (0, 0);
             self.seen_down = true;
             return;
         }
@@ -201,7 +217,7 @@ impl Health {
 
     fn is_now(&mut self, state: CheckState) {
         self.state = state;
-        self.against = 0;
+        (self.against, self.granted) = (0, 0);
         self.seen_down |= !self.is_up();
     }
 
@@ -235,6 +251,19 @@ mod tests {
             }
         };
         verdicts.chars().map(&mut state).collect()
+    }
+
+    #[test]
+    fn what_no_verdict_has_said_is_not_counted_as_one() {
+        assert_eq!(Health::new(2, 3).awaited(), 3);
+        let unproven = Health::new(2, 3).init(InitState::Down, CheckState::Up);
+        assert_eq!(unproven.awaited(), 1);
+        let mut failed = unproven;
+        failed.observe(&Verdict::fail("no"));
+        assert_eq!(failed.awaited(), 2);
+        let mut erring = Health::new(2, 3);
+        erring.errors_seen(OnError::SuddenDeath);
+        assert_eq!((erring.against(), erring.awaited()), ((2, 3), 2));
     }
 
     #[test]

@@ -135,6 +135,7 @@ struct Source {
     check: u64,
     token: Token,
     health: Health,
+    agent: bool,
 }
 
 /// What came of errors of requests.
@@ -168,6 +169,8 @@ pub(crate) struct CheckRules {
     pub(crate) rise: u32,
     pub(crate) fall: u32,
     pub(crate) init: InitState,
+    /// Whether an agent judges, which may never say `up`.
+    pub(crate) agent: bool,
 }
 
 impl HealthState {
@@ -192,7 +195,7 @@ impl HealthState {
         let token = Token(NEXT_TOKEN.fetch_add(1, Ordering::Relaxed));
         let left = std::mem::replace(&mut self.left, CheckState::Up);
         let health = Health::new(rules.rise, rules.fall).init(rules.init, left);
-        self.sources.push(Source { check, token, health });
+        self.sources.push(Source { check, token, health, agent: rules.agent });
         // Nothing has been found yet: to start down is not to go down.
         self.counted_up = self.checked() <= CheckState::Stopping;
         self.settle(now, || "it has yet to pass its first check".into());
@@ -229,7 +232,7 @@ impl HealthState {
         now: Instant,
     ) -> Option<Observed> {
         let source = self.sources.iter_mut().find(|source| source.token == token)?;
-        let (_, needed) = source.health.against();
+        let needed = source.health.awaited();
         self.counts.count(verdict, source.health.is_up());
         let was_seen_down = source.health.was_seen_down();
         let change = source.health.observe(verdict);
@@ -256,7 +259,9 @@ impl HealthState {
 
     /// Takes in that requests have met too many errors in a row.
     pub(crate) fn errors_seen(&mut self, on_error: OnError, reason: &str, now: Instant) {
-        self.sources.iter_mut().for_each(|source| source.health.errors_seen(on_error));
+        // As with HAProxy, not what agents have said: only they take that back, and few ever say `up`.
+        let judges = self.sources.iter_mut().filter(|source| !source.agent);
+        judges.for_each(|source| source.health.errors_seen(on_error));
         self.settle(now, || reason.to_owned());
     }
 

@@ -170,7 +170,8 @@ fn all_parts_together_make_what_the_table_says() {
 async fn a_report_says_since_when_and_why() {
     let web = Cluster::builder("web").backend("a", "127.0.0.1:1").build().unwrap();
     let a = member(&web, 0);
-    let checks = web.attach(CheckRules { rise: 2, fall: 3, init: InitState::FullyUp });
+    let checks =
+        web.attach(CheckRules { rise: 2, fall: 3, init: InitState::FullyUp, agent: false });
     let token = checks.say().token(&a).unwrap();
     for _ in 0..3 {
         web.observe(&a, token, &Verdict::fail("connection refused"));
@@ -222,7 +223,7 @@ async fn who_does_not_listen_is_told_how_much_was_missed() {
 fn of_several_sets_of_checks_the_worst_finding_counts() {
     let web = Cluster::builder("web").backend("a", "127.0.0.1:1").build().unwrap();
     let a = member(&web, 0);
-    let rules = CheckRules { rise: 1, fall: 1, init: InitState::FullyUp };
+    let rules = CheckRules { rise: 1, fall: 1, init: InitState::FullyUp, agent: false };
     let (one, two) = (web.attach(rules), web.attach(rules));
     let token = |checks: &crate::cluster::Attachment| checks.say().token(&a).unwrap();
     web.observe(&a, token(&one), &Verdict::fail("no"));
@@ -241,7 +242,7 @@ fn of_several_sets_of_checks_the_worst_finding_counts() {
 fn who_tracks_another_is_as_well_as_that_one_in_all_clusters() {
     let web = Cluster::builder("web").backend("a", "127.0.0.1:1").build().unwrap();
     let a = member(&web, 0);
-    let rules = CheckRules { rise: 1, fall: 1, init: InitState::FullyUp };
+    let rules = CheckRules { rise: 1, fall: 1, init: InitState::FullyUp, agent: false };
     let checks = web.attach(rules);
     let token = checks.say().token(&a).unwrap();
     web.observe(&a, token, &Verdict::fail("no"));
@@ -273,7 +274,8 @@ fn two_clusters_that_share_a_backend_hear_of_the_same_checks() {
     let a = member(&web, 0);
     let api = Cluster::builder("api").build().unwrap();
     api.update(|change| change.add(Arc::clone(&a))).unwrap();
-    let checks = web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyUp });
+    let checks =
+        web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyUp, agent: false });
     web.observe(&a, checks.say().token(&a).unwrap(), &Verdict::fail("no"));
     assert!(!web.table().is_eligible(0) && !api.table().is_eligible(0));
 }
@@ -290,4 +292,17 @@ async fn whoever_comes_back_comes_back_slowly() {
     tokio::time::advance(std::time::Duration::from_secs(5)).await;
     web.step(now());
     assert_eq!(web.health(&a).unwrap().weight_factor, 0.5);
+}
+
+#[test]
+fn errors_of_requests_do_not_speak_against_what_an_agent_has_said() {
+    let (now, init) = (now(), InitState::FullyUp);
+    let mut health = HealthState::new(now);
+    health.attach(1, CheckRules { rise: 1, fall: 1, init, agent: true }, now);
+    let tcp = health.attach(2, CheckRules { rise: 2, fall: 3, init, agent: false }, now);
+    health.errors_seen(OnError::MarkDown, "errors", now);
+    assert_eq!(health.condition(), Condition::Down);
+    health.observe(tcp, &Verdict::Pass, now);
+    health.observe(tcp, &Verdict::Pass, now);
+    assert_eq!(health.condition(), Condition::Up, "an agent need not say that it is up");
 }

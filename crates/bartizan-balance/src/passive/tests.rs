@@ -342,7 +342,8 @@ async fn a_check_that_passes_ends_an_ejection_where_it_may_and_no_rest() {
     {
         let outlier = Outlier::new().successful_active_health_check_uneject_host(unejects);
         let web = web(2, outlier.consecutive_5xx(1));
-        let checks = web.attach(CheckRules { rise: 1, fall: 3, init: InitState::FullyUp });
+        let checks =
+            web.attach(CheckRules { rise: 1, fall: 3, init: InitState::FullyUp, agent: false });
         note(&web, 0, outcome, now());
         assert_eq!(condition(&web, 0), Condition::Ejected);
         let backend = member(&web, 0);
@@ -363,7 +364,8 @@ async fn errors_in_a_row_reach_the_checks_as_on_error_says() {
         for (rows, left) in (1..).zip(left) {
             let web = of(2).observe(Observe::layer7().error_limit(4).on_error(on_error));
             let web = web.build().unwrap();
-            let checks = web.attach(CheckRules { rise: 2, fall: 3, init: InitState::FullyUp });
+            let checks =
+                web.attach(CheckRules { rise: 2, fall: 3, init: InitState::FullyUp, agent: false });
             let backend = member(&web, 0);
             answers(&web, 0, &[500, 500, 500, 200]);
             (0..rows).for_each(|_| answers(&web, 0, &[500; 4]));
@@ -396,7 +398,8 @@ fn what_is_an_error_depends_on_the_layer() {
         for (observe, good) in [(Observe::layer4(), layer4), (Observe::layer7(), layer7)] {
             let web = of(1).observe(observe.error_limit(1).on_error(OnError::MarkDown));
             let web = web.build().unwrap();
-            let _checks = web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyUp });
+            let _checks =
+                web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyUp, agent: false });
             note(&web, 0, outcome, now());
             assert_eq!(web.table().is_eligible(0), good, "{outcome:?}");
         }

@@ -81,10 +81,10 @@ impl<D> Checks<AgentProbe<D>> {
     /// `ready`.
     ///
     /// The probe keeps the [time](AgentProbe::timeout) itself. A [`timeout`](Self::timeout) of the
-    /// checks that is shorter would be a failure, which takes the backend out.
+    /// checks that is not longer would be a failure, which takes the backend out.
     pub fn agent(probe: AgentProbe<D>) -> Self {
         let limit = probe.settings.limit.saturating_add(TIMEOUT);
-        Self::new(probe).rise(1).fall(1).timeout(limit).in_maintenance(true)
+        Self::new(probe).rise(1).fall(1).timeout(limit).in_maintenance(true).of_agent()
     }
 }
 

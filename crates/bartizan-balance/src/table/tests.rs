@@ -117,7 +117,8 @@ fn panic_uses_all_that_may_be_tried_but_not_where_a_backup_can_help() {
     }
     let web = of(false);
     let members = Arc::clone(web.table().members());
-    let checks = web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyUp });
+    let checks =
+        web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyUp, agent: false });
     web.observe(&members[0], checks.say().token(&members[0]).unwrap(), &Verdict::unfit("another"));
     down(&web, 1);
     assert_eq!(names(&web), ["b", "c"], "who is not who it should be stays out");

@@ -130,15 +130,16 @@ pub(super) fn settle<R: Body>(mut body: Pin<&mut R>) {
     }
 }
 
-/// The `Host` to ask for: the one that was set, or else a server name that is not the address's own.
-/// Without one, the connection puts the address there.
+/// The `Host` to ask for: the one that was set, as such or as a field, or else a server name that is
+/// not the address's own. Without one, the connection puts the address there.
 pub(super) fn set_host(headers: &mut HeaderMap, host: Option<&HeaderValue>, backend: &Backend) {
     let named = || {
         let name = backend.server_name();
         let name = name.filter(|_| name != backend.address().server_name())?;
         HeaderValue::from_str(name).ok()
     };
-    if let Some(host) = host.cloned().or_else(named) {
+    let host = host.cloned();
+    if let Some(host) = if headers.contains_key(HOST) { host } else { host.or_else(named) } {
         headers.insert(HOST, host);
     }
 }

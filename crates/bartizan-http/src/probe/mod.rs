@@ -32,7 +32,8 @@ pub type Probing = Pin<Box<dyn Future<Output = Result<Verdict, Infallible>> + Se
 pub enum HttpProbeError {
     /// The path cannot stand in a request.
     #[error(
-        "{path:?} is no path to ask for: begin with a slash, and leave out spaces and the fragment"
+        "{path:?} is no path to ask for: begin with a slash, leave out the fragment, and \
+         percent-encode spaces and what is not ASCII"
     )]
     Path {
         /// The path.

@@ -117,8 +117,8 @@ impl<M> HttpProbe<M> {
     /// [`HttpProbeError::Path`].
     pub fn path(mut self, path: &str) -> Result<Self, HttpProbeError> {
         let wrong = || HttpProbeError::Path { path: path.to_owned() };
-        // What is parsed would do without the fragment.
-        if !path.starts_with('/') || path.contains('#') {
+        // What is parsed would do without the fragment, and let other characters through as they are.
+        if !path.starts_with('/') || path.contains('#') || !path.is_ascii() {
             return Err(wrong());
         }
         self.asks().path = PathAndQuery::try_from(path).map_err(|_| wrong())?;

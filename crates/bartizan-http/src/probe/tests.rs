@@ -99,9 +99,18 @@ async fn whatever_is_to_be_asked_is_asked() {
     assert_eq!(seen.header("content-length"), Some("13"));
 }
 
+#[tokio::test]
+async fn a_host_that_is_set_as_a_field_is_that_of_the_request() {
+    let server = HttpBackend::start("a").await;
+    let named = Backend::new("a", server.addr().into()).with_server_name("a.example");
+    let probe = tcp().header(http::header::HOST, HeaderValue::from_static("b.example"));
+    assert_eq!(ask(&probe, &Arc::new(named)).await, Verdict::Pass);
+    assert_eq!(server.seen()[0].header("host"), Some("b.example"));
+}
+
 #[test]
 fn what_cannot_stand_in_a_request_is_refused_at_once() {
-    for path in ["", "health", "http://a/", "/a b", "/a#b", "/\n", "*"] {
+    for path in ["/\u{fc}", "", "health", "http://a/", "/a b", "/a#b", "/\n", "*"] {
         assert!(matches!(tcp().path(path), Err(HttpProbeError::Path { .. })), "{path:?}");
     }
     for host in ["", "a b", "a/b", "u@a", "a\n", ":80"] {

@@ -18,7 +18,7 @@
 //! | [`rise`](Checks::rise), [`fall`](Checks::fall) | 2, 3 | the same |
 //! | [`init_state`](Checks::init_state) | fully up | `init-state` |
 //! | [`jitter`](Checks::jitter) | 0 % | `spread-checks` |
-//! | [`max_concurrent`](Checks::max_concurrent) | 1000 | `tune.max-checks-per-thread` |
+//! | [`max_concurrent`](Checks::max_concurrent) | 500 | `tune.max-checks-per-thread` |
 //! | [`target`](Checks::target) | the backend itself | `addr`, `port`, `check-sni` |
 //!
 //! A dead backend that refuses connections is left out after `fall` checks: from the first that

@@ -170,7 +170,8 @@ async fn who_was_down_from_the_start_comes_back_slowly() {
     let web = of([backend("a", Limits::none())]).slow_start(ramp).build().unwrap();
     let a = member(&web, 0);
     web.set_up(&a, false);
-    let checks = web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyDown });
+    let checks =
+        web.attach(CheckRules { rise: 1, fall: 1, init: InitState::FullyDown, agent: false });
     web.observe(&a, checks.say().token(&a).unwrap(), &Verdict::Pass);
     assert!(web.table().share(0) < 16, "it was seen down");
 }

@@ -296,7 +296,8 @@ async fn why_it_stays_down_is_told_once_for_each_kind() {
     assert_eq!(told.count("backend stays"), 1);
     fake.answer(Answer::Unfit);
     sleep(secs(9)).await;
-    assert_eq!(told.count("backend stays"), 2);
+    assert_eq!(told.count("it is unfit"), 1);
+    assert_eq!(told.count("backend stays"), 1, "the change has told why");
 }
 
 /// The messages of the log.
