@@ -122,3 +122,17 @@ impl Unanswered {
         Self(source.into())
     }
 }
+
+/// The error of a call that failed because of its request: the client broke off, or asked for what
+/// nobody serves. It says nothing of the backend, so [`Observe`](crate::Observe) and
+/// [`Outlier`](crate::Outlier) are not told of it, or clients could have backends taken out.
+#[derive(Debug, thiserror::Error)]
+#[error("the request could not be sent on, which is no fault of the backend")]
+pub struct BadRequest(#[source] BoxError);
+
+impl BadRequest {
+    /// Failed because of `source`.
+    pub fn new(source: impl Into<BoxError>) -> Self {
+        Self(source.into())
+    }
+}

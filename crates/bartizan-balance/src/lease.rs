@@ -25,6 +25,8 @@ pub struct Lease {
     counted: bool,
     // Whether it has the slot of its backend's trial.
     on_trial: AtomicBool,
+    // Whether its request has counted as an error: it is not to count twice.
+    failed: AtomicBool,
     // Where the cluster ends sessions.
     watch: Option<Watch>,
 }
@@ -34,8 +36,8 @@ impl Lease {
     /// told.
     pub fn new(backend: Arc<Backend>) -> Self {
         backend.load.take();
-        let on_trial = AtomicBool::new(false);
-        Self { backend, home: None, counted: false, on_trial, watch: None }
+        let (on_trial, failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { backend, home: None, counted: false, on_trial, failed, watch: None }
     }
 
     /// The backend.
@@ -63,8 +65,16 @@ impl Lease {
         if let Some(home) = &self.home
             && let Some(passive) = home.cluster.passive()
         {
+            let outcome = outcome();
+            // An answer that was an error already is none once more when it breaks off.
+            if outcome == Outcome::BrokenOff && self.failed.load(Ordering::Relaxed) {
+                return;
+            }
+            let is_error =
+                matches!(outcome, Outcome::Answered { status, .. } if status.as_u16() >= 500);
+            self.failed.store(is_error, Ordering::Relaxed);
             let on_trial = self.on_trial.load(Ordering::Relaxed);
-            passive.note(&home.cluster, &self.backend, outcome(), on_trial, now());
+            passive.note(&home.cluster, &self.backend, outcome, on_trial, now());
             // After that: who comes next is to find what has come of this one.
             self.end_trial();
         }
@@ -129,6 +139,7 @@ impl Home {
             home: Some(Arc::clone(self)),
             counted,
             on_trial: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             watch: self.cluster.watch(backend),
         })
     }
@@ -144,8 +155,9 @@ impl Home {
         self.started(backend);
         let home = Some(Arc::clone(self));
         let watch = self.cluster.watch(backend);
-        let on_trial = AtomicBool::new(false);
-        Some(Lease { backend: Arc::clone(backend), home, counted: false, on_trial, watch })
+        let (on_trial, failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let backend = Arc::clone(backend);
+        Some(Lease { backend, home, counted: false, on_trial, failed, watch })
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

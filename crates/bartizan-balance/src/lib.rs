@@ -60,7 +60,7 @@ pub use balance::{Balance, BalanceFuture, BalanceLayer};
 pub use checks::{CheckGuard, Checks, ProbeTarget};
 pub use cluster::{Change, Cluster, ClusterBuilder, ClusterError};
 pub use discover::FollowGuard;
-pub use error::{BalanceError, NotSent, Unanswered};
+pub use error::{BadRequest, BalanceError, NotSent, Unanswered};
 pub use hash::{BalanceFactor, KetamaKey, Maglev, Rendezvous, RingHash};
 pub use health::{
     AgentReply, AgentWeight, CheckState, Condition, Health, HealthChange, HealthChanges,

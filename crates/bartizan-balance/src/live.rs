@@ -40,9 +40,10 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    /// Whether the backend has been marked down: as HAProxy does, by the operator as well.
+    /// Whether the backend has been marked down: as HAProxy does, by the operator as well. From down
+    /// it may become worse still, and in panic what is down is in use.
     pub(crate) fn is_mark_down(&self) -> bool {
-        self.from < Condition::Down && self.to >= Condition::Down
+        self.from < self.to && self.to >= Condition::Down
     }
 
     /// Whether it has been marked up.

@@ -30,7 +30,8 @@ pub enum OnMarkedDown {
     ///
     /// What was not sent yet goes to another backend, and is no retry. So does what was sent and is
     /// safe to repeat ([`Resend`](crate::Resend)), as long as there is no answer. An answer that has
-    /// begun fails in the middle of its body, and a tunnel is closed.
+    /// begun fails in the middle of its body, when its reader asks for more of it, and a tunnel is
+    /// closed.
     ShutdownSessions,
 }
 

@@ -75,6 +75,12 @@ where
                 self.occupy(shared, table, pick).map(Some)
             }
             standing => {
+                if pin.contract.on_down != OnPinnedDown::Repin
+                    && let Some(lease) = self.try_own(shared, table, position)
+                {
+                    let pick = Pick::new(Arc::clone(lease.backend()), pin.by, Reason::Pinned);
+                    return Ok(Some(self.dial(table, pick, lease)));
+                }
                 let until = match pin.contract.on_down {
                     OnPinnedDown::Repin => return Ok(None),
                     OnPinnedDown::Fail => None,
@@ -299,8 +305,10 @@ where
     }
 }
 
-/// Until the table has changed, or until then. `None` if it has changed already.
+/// Until the table has changed or is due to, or until then. `None` if it has changed already.
 fn watch<P, A>(shared: &Shared<P, A>, table: &Table, until: Instant) -> Option<Watch> {
+    // Nobody else may be there to let an ejection go on.
+    let until = table.next_step().map_or(until, |at| until.min(Instant::from_std(at)));
     let mut versions = shared.layer.cluster.versions();
     if *versions.borrow() > table.version() {
         return None;

@@ -29,6 +29,28 @@ where
         let judge = shared.layer.cluster.judge()?;
         let mut places = table.trials().iter().map(|place| *place as usize);
         let place = places.find(|place| self.suits(judge, &table.members()[*place]))?;
+        let lease = self.slot(shared, table, place)?;
+        Some((Pick::new(Arc::clone(lease.backend()), "outlier", Reason::Trial), lease))
+    }
+
+    /// The slot of the client's own backend, if that is on trial, and if there is nowhere else to go:
+    /// without such requests, one that only such clients use would never be tried.
+    #[cold]
+    pub(super) fn try_own(
+        &mut self,
+        shared: &Shared<P, A>,
+        table: &Table,
+        place: usize,
+    ) -> Option<Lease> {
+        let on_trial = table.trials().iter().any(|other| *other as usize == place);
+        let has_failed = self.tried.contains(&table.members()[place].id());
+        if !on_trial || has_failed || !self.may_try_out {
+            return None;
+        }
+        self.slot(shared, table, place)
+    }
+
+    fn slot(&mut self, shared: &Shared<P, A>, table: &Table, place: usize) -> Option<Lease> {
         let backend = &table.members()[place];
         let trial = &backend.tally.trial;
         if !trial.take() {
@@ -41,7 +63,7 @@ where
             return None;
         };
         self.may_try_out = false;
-        Some((Pick::new(Arc::clone(backend), "outlier", Reason::Trial), lease.on_trial()))
+        Some(lease.on_trial())
     }
 
     fn suits(&mut self, judge: &Judge, backend: &Backend) -> bool {

@@ -13,8 +13,8 @@ use tokio::time::{Sleep, Timeout, sleep};
 use super::Shared;
 use crate::queue::{Ticket, Waiting};
 use crate::{
-    Affinity, Backend, BackendId, BalanceError, Hold, Lease, NotSent, OnPinnedDown, Outcome, Pick,
-    Pin, Policy, Resend, SessionEnded, Tie, Unanswered,
+    Affinity, Backend, BackendId, BadRequest, BalanceError, Hold, Lease, NotSent, OnPinnedDown,
+    Outcome, Pick, Pin, Policy, Reason, Resend, SessionEnded, Tie, Unanswered,
 };
 
 /// What stays the same from one try to the next.
@@ -39,6 +39,8 @@ pub(super) struct Work<P, A: Affinity<Req>, Req: Resend> {
     pub(super) waited: u32,
     // Whether it may find out if a backend works again.
     pub(super) may_try_out: bool,
+    // Whether that it was dialled is all there is to tell of the backend, and has been told.
+    is_told: bool,
     // And those that this side has ended.
     interrupted: u32,
     failed: Option<Failed>,
@@ -115,6 +117,7 @@ where
             tries: 0,
             waited: 0,
             may_try_out: true,
+            is_told: false,
             interrupted: 0,
             failed: None,
             resent: false,
@@ -162,8 +165,12 @@ where
     pub(super) fn hand_over(&mut self, at_end: bool) -> Req {
         self.keep_spare();
         let request = self.request.take().expect("given back before each further try");
+        self.is_told = at_end;
         if let Some(pick) = &self.pick {
-            self.tie.settled(pick);
+            // A client is not to be pinned to what may fail: the next request of his would find it out.
+            if !matches!(pick.reason, Reason::Trial) {
+                self.tie.settled(pick);
+            }
             if at_end {
                 self.shared.home.answered(&pick.backend, self.picked);
                 self.lease.iter().for_each(|lease| lease.report(|| Outcome::Dialled));
@@ -245,13 +252,20 @@ where
 
     fn note_failure(&mut self, error: BoxError, sent: bool) {
         let backend = self.backend();
-        // What this side has ended says nothing of the backend.
-        if !error.is::<SessionEnded>() {
+        // What this side has ended, or the client got wrong, says nothing of the backend. Nor does it
+        // unpin the client.
+        let at_fault = !error.is::<BadRequest>();
+        if at_fault && !error.is::<SessionEnded>() {
             self.shared.home.failed(&backend, self.picked);
             let outcome = if sent { Outcome::NoAnswer } else { Outcome::DialFailed };
-            self.lease.iter().for_each(|lease| lease.report(|| outcome));
+            // Of a connection it was told when that was handed over, and there is no more to tell.
+            if !(sent && self.is_told) {
+                self.lease.iter().for_each(|lease| lease.report(|| outcome));
+            }
         }
-        self.tie.failed(&backend);
+        if at_fault {
+            self.tie.failed(&backend);
+        }
         self.lease = None;
         self.tried.push(backend.id());
         tracing::debug!(

@@ -16,13 +16,17 @@ impl Growth {
         self.back = Some(now);
     }
 
-    /// One more ejection. Returns how many of late make it so: each `interval` that the backend has
-    /// stayed in since the last one has let one be forgotten.
-    pub(crate) fn ejected(&mut self, interval: Duration, now: Instant) -> u32 {
+    /// It is out: each `interval` that it has stayed in lets one ejection be forgotten.
+    pub(crate) fn goes_out(&mut self, interval: Duration, now: Instant) {
         let stayed = self.back.take().map_or(Duration::ZERO, |b| now.saturating_duration_since(b));
         let forgotten = stayed.as_nanos() / interval.as_nanos().max(1);
-        let left = self.times.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
-        self.times = left.saturating_add(1);
+        self.times = self.times.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
+    }
+
+    /// One more ejection. Returns how many of late make it so.
+    pub(crate) fn ejected(&mut self, interval: Duration, now: Instant) -> u32 {
+        self.goes_out(interval, now);
+        self.times = self.times.saturating_add(1);
         self.times
     }
 }

@@ -148,6 +148,7 @@ impl Judge {
         match sentence {
             Sentence::Rest(span) => {
                 self.rested.fetch_add(1, Ordering::Relaxed);
+                growth.goes_out(rules.interval, now);
                 Ejection::Rest { until: now + span }
             }
             Sentence::Grows => {

@@ -46,7 +46,8 @@ use crate::clock::A_YEAR;
 /// **What counts.** A status from 500 on is an error. A dial that fails, a request without an
 /// answer, and an answer that breaks off count as a 503, unless local failures are told apart. An
 /// answer that breaks off had counted as good when its head came: in the rates it is then bad
-/// instead; in a row with others it cannot be, as each head ends the row. Of connections nothing is
+/// instead; in a row with others it cannot be, as each head ends the row. One whose head was an error
+/// counts once. What clients get wrong ([`BadRequest`](crate::BadRequest)) does not count. Of connections nothing is
 /// known but whether they were dialled. A response of gRPC that is nothing but a head counts with the
 /// HTTP status that stands for its `grpc-status`.
 ///

@@ -49,9 +49,13 @@ pub(super) fn suspects(
     if let Some(rule) = success_rate
         && let Some(threshold) = threshold(volumes, rule)
     {
-        found.extend(with(volumes, rule.request_volume).filter(|(_, v)| v.rate() < threshold).map(
-            |(place, v)| Suspect { place, rate: v.rate(), rule: Rule::SuccessRate(threshold) },
-        ));
+        let below = |(_, v): &(usize, Volume)| v.rate() < threshold - ROUNDING;
+        let suspect = |(place, v): (usize, Volume)| Suspect {
+            place,
+            rate: v.rate(),
+            rule: Rule::SuccessRate(threshold),
+        };
+        found.extend(with(volumes, rule.request_volume).filter(below).map(suspect));
     }
     if let Some(rule) = failure_percentage
         && with(volumes, rule.request_volume).count() >= rule.minimum_hosts.max(1)
@@ -88,3 +92,6 @@ fn with(volumes: &[Volume], at_least: u32) -> impl Iterator<Item = (usize, Volum
     let at_least = at_least.max(1);
     volumes.iter().copied().enumerate().filter(move |(_, volume)| volume.total >= at_least)
 }
+
+/// Backends that all fare alike must not be below their own mean because it was rounded.
+const ROUNDING: f64 = 1e-9;

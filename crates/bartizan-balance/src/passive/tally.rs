@@ -43,12 +43,10 @@ impl Streak {
         if limit == 0 {
             return false;
         }
-        // Of several at once, only one makes it exactly so many.
-        let reached = self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1) == limit;
-        if reached {
-            self.0.store(0, Ordering::Relaxed);
-        }
-        reached
+        // Another cluster may have a higher limit, so there may be more already. Of several at once,
+        // only one takes them.
+        let many = self.0.fetch_add(1, Ordering::Relaxed).saturating_add(1) >= limit;
+        many && self.0.swap(0, Ordering::Relaxed) >= limit
     }
 
     pub(super) fn end(&self) {

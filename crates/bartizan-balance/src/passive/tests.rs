@@ -460,3 +460,77 @@ async fn an_ejection_is_overruled_while_others_are_down() {
     web.set_up(&member(&web, 1), true);
     assert!(!web.table().is_eligible(0));
 }
+
+#[tokio::test]
+async fn one_request_is_no_more_than_one_error() {
+    use http_body_util::{BodyExt, StreamBody};
+    use tower::{ServiceExt, service_fn};
+
+    let web = web(2, Outlier::new().consecutive_5xx(2));
+    let peer = |_: http::Request<http_body_util::Full<&'static [u8]>>| async {
+        let broken = futures_util::stream::iter([Err::<http_body::Frame<&[u8]>, _>("broken")]);
+        let response = Response::builder().status(500).body(StreamBody::new(broken));
+        Ok::<_, crate::BoxError>(response.unwrap())
+    };
+    let dial =
+        service_fn(
+            move |_: Arc<Backend>| async move { Ok::<_, crate::BoxError>(service_fn(peer)) },
+        );
+    let balance = crate::Balance::new(web.clone(), crate::First::new(), dial);
+    let answer = balance.clone().oneshot(http::Request::new(Default::default())).await.unwrap();
+    assert!(answer.into_body().frame().await.unwrap().is_err());
+    assert_eq!(condition(&web, 0), Condition::Up, "it was one request");
+}
+
+#[test]
+fn an_answer_that_was_bad_and_breaks_off_is_bad_once_in_the_rates() {
+    let rule = FailurePercentage::new().minimum_hosts(1).request_volume(1).threshold(85);
+    let outlier = Outlier::new().consecutive_5xx(0).success_rate(None).failure_percentage(rule);
+    let web = web(2, outlier);
+    let start = now();
+    for _ in 0..50 {
+        note(&web, 0, status(200), start);
+        let lease = Arc::new(crate::lease::Home::new(web.clone(), &crate::First::new()))
+            .lease(&web.table(), 0)
+            .unwrap();
+        lease.report(|| status(500));
+        lease.report(|| Outcome::BrokenOff);
+    }
+    web.step(start + secs(10));
+    assert_eq!(condition(&web, 0), Condition::Up, "half of its requests went well");
+}
+
+#[test]
+fn what_is_in_the_meantime_left_alone_forgets_all_the_same() {
+    let web = web(2, Outlier::new());
+    let start = now();
+    let mut growth = Growth::default();
+    let judge = web.judge().unwrap();
+    for _ in 0..3 {
+        judge.sentence(Sentence::Grows, &mut growth, start);
+    }
+    growth.back_in(start);
+    // In for two intervals, out at its own wish for a moment, then back.
+    judge.sentence(Sentence::Rest(secs(1)), &mut growth, start + secs(20));
+    growth.back_in(start + secs(21));
+    let out = judge.sentence(Sentence::Grows, &mut growth, start + secs(22));
+    assert_eq!(out, Ejection::Out { until: start + secs(22 + 60) }, "3 - 2 + 1 times 30 s");
+}
+
+#[tokio::test]
+async fn of_a_connection_only_the_dial_counts() {
+    use tower::{ServiceExt, service_fn};
+
+    let web = web(2, Outlier::new().consecutive_5xx(1));
+    // A tunnel that was broken off, hours after it was dialled.
+    let peer = |_: http::Request<http_body_util::Full<&'static [u8]>>| async {
+        Err::<(), crate::BoxError>("broken off".into())
+    };
+    let dial =
+        service_fn(
+            move |_: Arc<Backend>| async move { Ok::<_, crate::BoxError>(service_fn(peer)) },
+        );
+    let balance = crate::Balance::new(web.clone(), crate::First::new(), dial);
+    balance.oneshot(http::Request::new(Default::default())).await.unwrap_err();
+    assert_eq!(condition(&web, 0), Condition::Up);
+}

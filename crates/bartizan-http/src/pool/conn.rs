@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bartizan_balance::{Backend, NotSent, Unanswered};
+use bartizan_balance::{Backend, BadRequest, NotSent, Unanswered};
 use bartizan_net::{BoxError, DialledStream, Target};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -34,7 +34,8 @@ use crate::headers::{strip_hop_by_hop, to_origin};
 ///
 /// A `BoxError` that is [`NotSent`] if the backend got no byte, with the request in it; that is
 /// [`Unanswered`] if no byte came back, or if the backend of an HTTP/2 connection says that it did
-/// not look at the request; or else a [`SendError`].
+/// not look at the request; that is [`BadRequest`] if the client is at fault; or else a
+/// [`SendError`].
 pub struct PooledConn<D, B> {
     line: Option<Line<B>>,
     home: Home<B>,
@@ -188,7 +189,7 @@ where
     }
     if let Err(error) = to_origin(&mut request, home.backend.address()) {
         drop(home.take_back(entry));
-        return Box::pin(ready(Err(error.into())));
+        return Box::pin(ready(Err(BadRequest::new(error).into())));
     }
     // One block, not a function: an async function keeps its arguments twice.
     Box::pin(async move {
@@ -268,6 +269,7 @@ fn sort<B>(
     let error = SendError::Connection(broken.into_error().into());
     match unsent {
         Some(request) => Ok((request.map(Upload::into_body), error)),
+        None if entry.link.client_failed() => Err(BadRequest::new(error).into()),
         None if entry.link.bytes_read() == answered => Err(Unanswered::new(error).into()),
         None => Err(error.into()),
     }

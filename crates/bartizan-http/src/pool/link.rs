@@ -19,6 +19,8 @@ pub(crate) struct Link {
     last_io: AtomicU64,
     bytes_read: AtomicU64,
     waiting_for_client: AtomicBool,
+    // Whether the request's body has failed, after which the connection takes no other one.
+    client_failed: AtomicBool,
 }
 
 impl Link {
@@ -28,6 +30,7 @@ impl Link {
             last_io: AtomicU64::new(0),
             bytes_read: AtomicU64::new(0),
             waiting_for_client: AtomicBool::new(false),
+            client_failed: AtomicBool::new(false),
         }
     }
 
@@ -44,6 +47,11 @@ impl Link {
     /// Whether the backend cannot be expected to do anything, because the client's body is awaited.
     pub(crate) fn is_waiting_for_client(&self) -> bool {
         self.waiting_for_client.load(Ordering::Relaxed)
+    }
+
+    /// Whether the request's body could not be read to its end.
+    pub(crate) fn client_failed(&self) -> bool {
+        self.client_failed.load(Ordering::Relaxed)
     }
 
     fn note_io(&self) {
@@ -143,6 +151,9 @@ impl<B: Body + Unpin> Body for Upload<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         self.end.0.waiting_for_client.store(frame.is_pending(), Ordering::Relaxed);
+        if let Poll::Ready(Some(Err(_))) = &frame {
+            self.end.0.client_failed.store(true, Ordering::Relaxed);
+        }
         frame
     }
 

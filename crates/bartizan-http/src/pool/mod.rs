@@ -369,6 +369,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_IDLE: usize = 512;
 
 #[cfg(test)]
+mod blame_tests;
+#[cfg(test)]
 mod marked_down_tests;
 #[cfg(test)]
 pub(crate) mod test_dial;

@@ -399,3 +399,18 @@ async fn sessions_of_backups_end_when_an_active_backend_is_back_if_that_is_wante
     assert_eq!(backup_ends(|web| web.on_marked_up(up).on_marked_down(down)).await, b);
     assert_eq!(backup_ends(|web| web.on_marked_down(down)).await, None);
 }
+
+#[tokio::test]
+async fn sessions_out_of_panic_end_when_it_becomes_worse_than_down() {
+    let panic = |web: &Cluster, a: &Arc<Backend>| {
+        web.set_up(a, false);
+        let flag = a.until_marked_down();
+        assert!(!flag.is_set());
+        web.update(|change| change.set_state("a", State::Maintenance)).unwrap();
+        flag.is_set()
+    };
+    let web = builder(&["a"]).panic_below(MinHealthy::percent(50));
+    let web = web.on_marked_down(OnMarkedDown::ShutdownSessions).build().unwrap();
+    let a = Arc::clone(&web.table().members()[0]);
+    assert!(panic(&web, &a), "it was used while it was down");
+}

@@ -248,6 +248,8 @@ async fn who_is_pinned_to_a_backend_that_is_out_or_on_trial_has_what_the_contrac
             let answer = ask(&layer.layer(Net::default()), "GET").await;
             match on_down {
                 OnPinnedDown::Repin => assert_eq!(name(answer), "b1", "{out_for}"),
+                // Who may go nowhere else tries it out.
+                _ if out_for == 30 => assert_eq!(name(answer), "b0"),
                 _ => assert!(matches!(answer, Err(BalanceError::PinnedDown { .. })), "{out_for}"),
             }
         }
@@ -290,4 +292,53 @@ async fn a_key_leaves_a_backend_that_is_ejected_and_returns_to_it() {
         assert_eq!(name(ask(&balance, "GET").await), home, "on trial, then in");
     }
     assert_eq!(condition(&web, at), Condition::Up);
+}
+
+/// Pins whoever it lets settle, as a cookie would.
+#[derive(Debug, Default)]
+struct Cookies(Arc<Mutex<Option<Pin>>>);
+
+struct Crumb(Arc<Mutex<Option<Pin>>>);
+
+impl<Req> Affinity<Req> for Cookies {
+    type Tie = Crumb;
+
+    fn tie(&self, _: &Req, _: Instant) -> Crumb {
+        Crumb(Arc::clone(&self.0))
+    }
+}
+
+impl Tie for Crumb {
+    fn poll_pin(&mut self, _: &mut Context<'_>) -> Poll<Option<Pin>> {
+        Poll::Ready(*self.0.lock().unwrap())
+    }
+
+    fn settled(&mut self, pick: &crate::Pick) {
+        let contract = StickyContract::new().on_down(OnPinnedDown::Fail);
+        *self.0.lock().unwrap() = Some(Pin::new(pick.backend.id(), "cookie", contract));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_on_trial_is_not_pinned_to_what_may_fail() {
+    let (web, net) = on_trial(Outlier::new()).await;
+    let layer = BalanceLayer::new(web, RoundRobin::new()).affinity(Cookies::default());
+    let balance = layer.layer(net);
+    for n in 0..5 {
+        let answer = ask(&balance, "GET").await;
+        assert!(answer.is_ok(), "request {n} of a client that was new: {answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_with_nobody_but_strictly_pinned_clients_returns() {
+    let (web, net) = on_trial(Outlier::new()).await;
+    let contract = StickyContract::new().on_down(OnPinnedDown::Fail);
+    let pin = PinTo(Pin::new(member(&web, 0).id(), "cookie", contract));
+    let balance = BalanceLayer::new(web.clone(), RoundRobin::new()).affinity(pin).layer(net);
+    for _ in 0..100 {
+        advance(secs(3600)).await;
+        let _ = ask(&balance, "GET").await;
+    }
+    assert_eq!(condition(&web, 0), Condition::Up, "days later");
 }

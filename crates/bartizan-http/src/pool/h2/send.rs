@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bartizan_balance::{NotSent, Unanswered};
+use bartizan_balance::{BadRequest, NotSent, Unanswered};
 use bartizan_net::{BoxError, IdleTimer, Target};
 use h2::Reason;
 use http::request::Parts;
@@ -92,7 +92,7 @@ where
             }
             return replace(request, home, dial, spares).await;
         }
-        to_h2(&mut request, home.backend.address(), slot.conn.secure)?;
+        to_h2(&mut request, home.backend.address(), slot.conn.secure).map_err(BadRequest::new)?;
         let (head, body) = request.into_parts();
         repeat(slot, head, Kept::new(body), Way { home, dial, spares }).await
     })
@@ -196,7 +196,7 @@ fn sort<B>(failed: Failed<B>, answer: &SharedAnswer) -> Result<(bool, SendError)
     let error = broken.into_error();
     let (unread, unanswered) = (is_unread(&error, &answer.stream), is_unanswered(&error));
     if let Some(client) = answer.stream.take_client_error() {
-        return Err(SendError::Connection(client).into());
+        return Err(BadRequest::new(SendError::Connection(client)).into());
     }
     let error = SendError::Connection(error.into());
     match unsent || unread {
