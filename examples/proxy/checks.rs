@@ -11,18 +11,18 @@ use bartizan::balance::{
 use bartizan::http::{GrpcProbe, HttpProbe};
 use bartizan::net::{BoxError, DialledStream, HostPattern, SendProxyHeader, SendProxyLayer};
 use bartizan::prelude::*;
-use bartizan::tls::{CertificateCheckLayer, SameCertificate, ServerRoots, TlsOriginateLayer};
+use bartizan::tls::{CertificateCheckLayer, SameCertificate, ServerTrust, TlsOriginateLayer};
 use bytes::Bytes;
 use tower::{Layer, Service};
 
-use crate::cli::{BackendCa, Check, Cli, Mode};
+use crate::cli::{Check, Cli, Mode};
 use crate::routes::Routed;
 use crate::upstream::{self, Upstream};
 
 /// Checks that can be started.
 pub(crate) struct Checking {
     checks: Vec<Start>,
-    /// Trust in backends that TLS passes to, if they are asked for more than their certificates.
+    /// Trust in backends that TLS passes to, if they are asked over TLS.
     pub(crate) upstream: Option<Upstream>,
 }
 
@@ -39,7 +39,7 @@ impl Checking {
         let own = cluster_of(cli, cluster);
         // One for all: each watches its files, which takes threads and descriptors.
         let clients = upstream::for_checks(cli)?;
-        let passing = clients.as_ref().map(|clients| &clients.layer);
+        let passing = clients.as_ref();
         let routed = routed.iter().map(|routed| Checked {
             cluster: &routed.cluster,
             host: Some(&routed.host),
@@ -96,7 +96,7 @@ struct Checker<'a> {
     cli: &'a Cli,
     checked: Checked<'a>,
     upstream: Option<&'a TlsOriginateLayer>,
-    passing: Option<&'a TlsOriginateLayer>,
+    passing: Option<&'a Upstream>,
 }
 
 impl Checker<'_> {
@@ -110,7 +110,7 @@ impl Checker<'_> {
                 self.begin(checks)
             }
             (Check::Tls, Way::Passing) => {
-                let check = self.certificates(roots(self.cli.upstream.ca.as_ref())?);
+                let check = self.certificates(self.passing().trust());
                 self.begin(self.checks(DialProbe::new(check.layer(tcp))))
             }
             (Check::Tcp, Way::Clear | Way::Passing) | (Check::Tls, Way::Clear) => {
@@ -134,7 +134,7 @@ impl Checker<'_> {
     fn tls(&self, protocol: Option<&str>) -> TlsOriginateLayer {
         let way = match self.checked.way {
             Way::Reencrypted => self.upstream,
-            Way::Clear | Way::Passing => self.passing,
+            Way::Clear | Way::Passing => Some(&self.passing().layer),
         };
         let Some(tls) = way else { unreachable!("loaded for whatever needs it") };
         let tls = tls.clone().resume(false);
@@ -142,6 +142,11 @@ impl Checker<'_> {
             Some(protocol) => tls.alpn([protocol]),
             None => tls,
         }
+    }
+
+    fn passing(&self) -> &Upstream {
+        let Some(passing) = self.passing else { unreachable!("loaded for whatever needs it") };
+        passing
     }
 
     /// Checks that send requests over `dial`.
@@ -190,9 +195,9 @@ impl Checker<'_> {
     }
 
     /// What the certificates of a route's backends have to be for.
-    fn certificates(&self, roots: ServerRoots) -> CertificateCheckLayer {
+    fn certificates(&self, trust: ServerTrust) -> CertificateCheckLayer {
         let window = (self.cli.health.interval * 5).max(Duration::from_secs(60));
-        let check = CertificateCheckLayer::new(roots)
+        let check = CertificateCheckLayer::new(trust)
             .same_certificate(SameCertificate::report().window(window));
         self.name().into_iter().fold(check, CertificateCheckLayer::name)
     }
@@ -210,11 +215,4 @@ impl Checker<'_> {
 pub(crate) fn sample_name(host: &HostPattern) -> String {
     let label = if host.is_wildcard() { "bartizan-check" } else { "" };
     format!("{label}{}", host.key())
-}
-
-fn roots(ca: Option<&BackendCa>) -> Result<ServerRoots, Box<dyn Error>> {
-    Ok(match ca {
-        Some(BackendCa::File(path)) => ServerRoots::from_pem_file(path)?,
-        Some(BackendCa::System) | None => ServerRoots::system()?,
-    })
 }

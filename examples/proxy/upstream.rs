@@ -32,6 +32,11 @@ impl Upstream {
         Ok(Some(Self { layer, trust, credentials }))
     }
 
+    /// Whom backends have to prove to be.
+    pub(crate) fn trust(&self) -> ServerTrust {
+        self.trust.clone()
+    }
+
     /// Reads all files again. What is wrong is logged, and the last good ones stay.
     pub(crate) fn reload(&self) {
         let _ = self.trust.reload();
@@ -43,7 +48,7 @@ impl Upstream {
 /// check needs it.
 pub(crate) fn for_checks(cli: &Cli) -> Result<Option<Upstream>, SourceError> {
     let mut checks = cli.health.checks();
-    if !cli.passes() || !checks.any(|check| check.is_over_tls() && *check != Check::Tls) {
+    if !cli.passes() || !checks.any(Check::is_over_tls) {
         return Ok(None);
     }
     let trust = roots(&cli.upstream).watch()?;

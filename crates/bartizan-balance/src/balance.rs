@@ -116,7 +116,7 @@ impl<P: Policy, A, M> Layer<M> for BalanceLayer<P, A> {
 ///
 /// What is safe to repeat ([`Resend`]) and was not answered with a single byte
 /// ([`Unanswered`](crate::Unanswered)) is sent again, to another backend while there is one: once
-/// in any case, and further times within the retries.
+/// in any case, and to each further one within the retries.
 ///
 /// Always ready. Clones share the policy's state. Cancel safe: dropping the future gives back what
 /// is in flight, and the place in a queue.

@@ -168,8 +168,8 @@ impl Cluster {
     ///
     /// A change of state is a tracing event (target `bartizan_balance`, info for up, warn for down)
     /// with cluster, backend and reason; so is the first reason why a backend stays down, and that
-    /// it has turned out to be unfit. A backend that is down when its guard is dropped stays down;
-    /// one that is added after that is up.
+    /// it has turned out to be unfit. A backend that is down when its guard is dropped stays down
+    /// until other checks find it well; one that is added after that is up.
     ///
     /// # Panics
     ///
@@ -181,9 +181,11 @@ impl Cluster {
         Pr::Future: Send,
     {
         // Here and not in the task: before it has run, connections might be balanced already.
+        // And not before it is known that the task can be started.
+        let runtime = tokio::runtime::Handle::current();
         let attachment = self.attach(checks.rules());
-        let runner = Runner::new(self, attachment.say(), checks);
-        let task = tokio::spawn(runner.run());
+        let runner = Runner::new(self, attachment.again(), checks);
+        let task = runtime.spawn(runner.run());
         CheckGuard { task: task.abort_handle(), _attachment: attachment }
     }
 }

@@ -24,6 +24,7 @@ mod vitals;
 
 pub use builder::ClusterBuilder;
 pub(crate) use builder::Rules;
+use change::Applied;
 pub use change::Change;
 pub(crate) use load::ClusterLoad;
 pub(crate) use nudge::{Nudge, Nudges};
@@ -112,10 +113,13 @@ impl Cluster {
         let old = self.inner.table.load();
         let mut asked = Change::new(Arc::clone(&old));
         change(&mut asked);
-        let (members, mut changed) = asked.apply(now)?;
+        let Applied { members, mut changed, touched } = asked.apply(now)?;
         let Some(members) = members else {
+            // An agent may have set another maximum.
+            self.inner.queue.load().members(old.members());
             self.publish(&writing, old.refreshed(&self.inner.rules, now));
             drop(writing);
+            self.refresh_others(&touched, now);
             self.announce(changed);
             return Ok(());
         };
@@ -126,6 +130,7 @@ impl Cluster {
         self.publish(&writing, table);
         self.inner.membership.send_replace(membership);
         drop(writing);
+        self.refresh_others(&touched, now);
         self.announce(changed);
         Ok(())
     }

@@ -34,7 +34,6 @@ pub(crate) struct Audience {
 pub(crate) struct Changed {
     pub(crate) from: Condition,
     pub(crate) to: Condition,
-    pub(crate) checked: CheckState,
     pub(crate) reason: Arc<str>,
     pub(crate) at: Instant,
 }
@@ -86,9 +85,8 @@ impl Live {
         let changed = changed.then(|| Changed {
             from,
             to,
-            checked: health.checked(),
             reason: Arc::clone(health.reason()),
-            at: health.since(),
+            at: health.moved(),
         });
         (result, changed)
     }

@@ -1,6 +1,6 @@
 //! How a backend that has recovered comes back by degrees.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The ramp of a backend's share after a recovery.
 ///
@@ -58,10 +58,6 @@ impl SlowStart {
     /// How long a share counts before it is reckoned anew.
     pub(crate) fn step(&self) -> Duration {
         (self.window / STEPS).max(SHORTEST_STEP)
-    }
-
-    pub(crate) fn is_over(&self, since: Instant, now: Instant) -> bool {
-        now.saturating_duration_since(since) >= self.window
     }
 }
 

@@ -16,8 +16,8 @@ use crate::pem_source::PemSource;
 /// A server's own certificate may stand among them, if nobody issued it but itself.
 #[derive(Clone, Debug)]
 pub struct ServerRoots {
-    store: Arc<RootCertStore>,
-    // What the store was made of, which holds no dates.
+    // How many of them can be used.
+    usable: usize,
     certs: Arc<[CertificateDer<'static>]>,
 }
 
@@ -44,7 +44,7 @@ impl ServerRoots {
             store.add(der.clone()).map_err(bad)?;
         }
         let certs = pem.certs.into_iter().map(|(_, der)| der).collect();
-        Ok(Self { store: Arc::new(store), certs })
+        Ok(Self { usable: store.len(), certs })
     }
 
     /// [`from_pem`](Self::from_pem) of the file at `path`.
@@ -75,17 +75,13 @@ impl ServerRoots {
         }
         let failed = found.errors.len();
         tracing::debug!(added, ignored, failed, "read the authorities that the system trusts");
-        Ok(Self { store: Arc::new(store), certs: found.certs.into() })
+        Ok(Self { usable: added, certs: found.certs.into() })
     }
 
     /// How many there are; at least one.
     #[allow(clippy::len_without_is_empty, reason = "it never is")]
     pub fn len(&self) -> usize {
-        self.store.len()
-    }
-
-    pub(crate) fn store(&self) -> &Arc<RootCertStore> {
-        &self.store
+        self.usable
     }
 
     /// The certificates as they were read, among which there may be some that cannot be used.

@@ -268,7 +268,7 @@
 //!
 //! **What was sent is repeated in one case.** A GET, HEAD or OPTIONS without a body, which was
 //! answered with not a single byte before the connection broke, is sent again, to another backend
-//! while there is one: once in any case, and further times within the retries, as two of three
+//! while there is one: once in any case, and to each further one within the retries, as two of three
 //! backends may die at once. Everything else that was sent fails with 502: a POST may have been
 //! carried out, and an answer that has begun cannot be taken back. A backend that is silent for too
 //! long (504) gets no second try either, since it may still be at work.

@@ -237,7 +237,8 @@ where
         // Of an answer that had begun, nothing was passed on.
         let unanswered = error.is::<Unanswered>() || error.is::<SessionEnded>();
         self.note_failure(error, true);
-        let may = !self.resent || self.has_tries_left();
+        // What may be its fault is not done to the same backend over and over.
+        let may = !self.resent || self.has_tries_left() && self.has_others();
         match mem::replace(&mut self.spare, Spare::None) {
             Spare::Made(spare) if unanswered && may => {
                 self.request = Req::restore(spare);
@@ -248,6 +249,13 @@ where
             _ => {}
         }
         if self.request.is_some() { Ok(Next::Pick) } else { Err(self.give_up()) }
+    }
+
+    /// Whether there are backends that it was not tried with.
+    fn has_others(&self) -> bool {
+        let table = self.shared.layer.cluster.table();
+        let untried = |place: usize| !self.tried.contains(&table.members()[place].id());
+        table.eligible_from(0).any(untried)
     }
 
     fn note_failure(&mut self, error: BoxError, sent: bool) {

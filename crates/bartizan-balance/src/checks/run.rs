@@ -20,7 +20,7 @@ use super::Checks;
 use super::schedule::{First, Schedule};
 use super::watched::Watched;
 use crate::clock::now;
-use crate::cluster::{Nudge, Nudges, Say};
+use crate::cluster::{Attachment, Nudge, Nudges, Say};
 use crate::health::Token;
 use crate::{Backend, BackendId, Cluster, State, Verdict};
 
@@ -29,6 +29,8 @@ use crate::{Backend, BackendId, Cluster, State, Verdict};
 pub(super) struct Runner<Pr> {
     checks: Arc<Checks<Pr>>,
     say: Say,
+    // The task may end without its guard: with its runtime.
+    _attachment: Attachment,
     membership: watch::Receiver<u64>,
     nudges: Arc<Nudges>,
     schedule: Schedule,
@@ -53,12 +55,13 @@ where
     Pr: Clone + Send + Sync + 'static,
     Pr::Future: Send,
 {
-    pub(super) fn new(cluster: &Cluster, say: Say, checks: Checks<Pr>) -> Self {
+    pub(super) fn new(cluster: &Cluster, attachment: Attachment, checks: Checks<Pr>) -> Self {
         let seed = RandomState::new().hash_one(0_u8);
         let schedule = Schedule::new(checks.timing(), now(), seed);
         Self {
             checks: Arc::new(checks),
-            say,
+            say: attachment.say(),
+            _attachment: attachment,
             membership: cluster.membership(),
             nudges: cluster.nudges(),
             schedule,
@@ -101,7 +104,7 @@ where
         while let Some(id) = self.schedule.start(now) {
             match self.watched.get_mut(&id) {
                 None => self.schedule.remove(id),
-                Some(watched) if rests(&self.checks, &watched.backend) => {
+                Some(watched) if rests(&self.checks, watched) => {
                     self.schedule.rest(id);
                 }
                 Some(watched) => {
@@ -148,7 +151,7 @@ where
         else {
             return;
         };
-        if rests(&self.checks, &watched.backend) {
+        if rests(&self.checks, watched) {
             self.schedule.rest(id);
             return;
         }
@@ -190,10 +193,10 @@ where
     }
 
     fn first(&self, member: &Backend, share: f64) -> First {
-        if rests(&self.checks, member) {
+        if !self.checks.in_maintenance && member.state() == State::Maintenance {
             First::Resumed
         } else if self.checks.init_state.is_down() {
-            First::AtOnce
+            First::AtOnce(share)
         } else if self.compared == 1 {
             First::Share(share)
         } else {
@@ -206,7 +209,7 @@ where
         let now = now();
         for (id, nudge) in told {
             let Some(watched) = self.watched.get_mut(&id) else { continue };
-            if rests(&self.checks, &watched.backend) {
+            if rests(&self.checks, watched) {
                 watched.abandon();
                 self.schedule.rest(id);
                 continue;
@@ -219,9 +222,10 @@ where
     }
 }
 
-/// Whether it is to be left alone for the time being.
-fn rests<Pr>(checks: &Checks<Pr>, backend: &Backend) -> bool {
-    !checks.in_maintenance && backend.state() == State::Maintenance
+/// Whether it is to be left alone for the time being. An agent is asked on: only it can say `ready`.
+fn rests<Pr>(checks: &Checks<Pr>, watched: &Watched) -> bool {
+    let goes_on = checks.in_maintenance || watched.has_agent;
+    !goes_on && watched.backend.state() == State::Maintenance
 }
 
 async fn ask<Pr>(checks: Arc<Checks<Pr>>, backend: Arc<Backend>) -> Verdict

@@ -24,7 +24,9 @@ pub(super) struct Timing {
 /// When a first probe is due.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum First {
-    AtOnce,
+    /// Now, and the second one by this share of an interval earlier: those that start at the same
+    /// time are spread evenly from then on.
+    AtOnce(f64),
     /// At this share of the first interval.
     Share(f64),
     /// Where it leaves all first probes that were placed like this evenly spread.
@@ -45,6 +47,8 @@ pub(super) struct Schedule {
     plans: HashMap<BackendId, Plan, RandomState>,
     running: usize,
     late: bool,
+    // By which share of an interval second probes are earlier.
+    firsts: HashMap<BackendId, f64, RandomState>,
     // When a probe was started last.
     started: Option<Instant>,
 }
@@ -53,7 +57,7 @@ pub(super) struct Schedule {
 enum Plan {
     Waits { due: Instant },
     // `hurried`: when the next one has to start at the latest, whatever its verdict is.
-    Runs { since: Instant, hurried: Option<Instant> },
+    Runs { due: Instant, started: Instant, hurried: Option<Instant> },
     Rests,
 }
 
@@ -68,6 +72,7 @@ impl Schedule {
             plans: HashMap::default(),
             running: 0,
             late: false,
+            firsts: HashMap::default(),
             started: None,
         }
     }
@@ -76,7 +81,10 @@ impl Schedule {
     pub(super) fn insert(&mut self, id: BackendId, first: First, now: Instant) {
         self.remove(id);
         let due = match first {
-            First::AtOnce => now,
+            First::AtOnce(share) => {
+                self.firsts.insert(id, share.clamp(0.0, 1.0));
+                now
+            }
             First::Share(share) => now + self.timing.every.mul_f64(share.clamp(0.0, 1.0)),
             First::Placed => self.place(now),
             First::Resumed => {
@@ -91,6 +99,7 @@ impl Schedule {
     pub(super) fn remove(&mut self, id: BackendId) {
         self.leave(id);
         self.plans.remove(&id);
+        self.firsts.remove(&id);
     }
 
     /// Lets it rest: no probe is due until it is [resumed](Self::resume), and one that runs does not
@@ -130,18 +139,27 @@ impl Schedule {
             return None;
         }
         self.leave(id);
-        let on_time = now.saturating_duration_since(due) <= self.tolerance();
-        let since = if on_time { due } else { now };
-        self.plans.insert(id, Plan::Runs { since, hurried: None });
+        self.plans.insert(id, Plan::Runs { due, started: now, hurried: None });
         self.running += 1;
         self.started = Some(now);
         Some(id)
     }
 
     /// A probe is over: the next one is due an interval after it started, or at once.
+    ///
+    /// It may have been late by a tenth of that interval without moving those after it. Otherwise
+    /// whatever holds the process up for a moment would put together for good what was spread evenly.
+    /// After more than that, the next interval starts with the probe itself, because probes must not
+    /// follow each other closely.
     pub(super) fn ended(&mut self, id: BackendId, pace: Pace, now: Instant) {
-        let Some(Plan::Runs { since, hurried }) = self.plans.get(&id).copied() else { return };
-        let next = since + self.interval(pace);
+        let Some(Plan::Runs { due, started, hurried }) = self.plans.get(&id).copied() else {
+            return;
+        };
+        let interval = self.interval(pace);
+        let on_time = started.saturating_duration_since(due) <= interval / 10;
+        let earlier = if self.firsts.is_empty() { None } else { self.firsts.remove(&id) };
+        let interval = earlier.map_or(interval, |share| interval.mul_f64(1.0 - share));
+        let next = if on_time { due } else { started } + interval;
         let due = hurried.map_or(next, |at| at.min(next)).max(now);
         self.wait(id, due);
     }
@@ -149,7 +167,8 @@ impl Schedule {
     /// When to look what is due: not for each of thousands by itself, since to wake up costs more than
     /// to start a probe.
     pub(super) fn wake(&self) -> Option<Instant> {
-        let batch = BATCH.min(self.tolerance());
+        let Timing { every, fast, down, .. } = self.timing;
+        let batch = BATCH.min(every.min(fast).min(down) / 10);
         let soonest = self.started.map(|started| started + batch);
         self.next().map(|due| soonest.map_or(due, |soonest| due.max(soonest)))
     }
@@ -169,15 +188,6 @@ impl Schedule {
 
     pub(super) fn running(&self) -> usize {
         self.running
-    }
-
-    /// What a probe may be late by without moving those after it: a tenth of the shortest interval.
-    /// Otherwise whatever holds the process up for a moment would put together for good what was
-    /// spread evenly. After more than that, the next interval starts with the probe itself, because
-    /// probes must not follow each other closely.
-    fn tolerance(&self) -> Duration {
-        let Timing { every, fast, down, .. } = self.timing;
-        every.min(fast).min(down) / 10
     }
 
     fn is_full(&self) -> bool {

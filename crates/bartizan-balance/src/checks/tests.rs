@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use super::*;
 
+mod comings_and_goings;
 mod shell;
 
 /// A probe whose answers the test sets, and which notes who was probed when.

@@ -23,12 +23,15 @@ pub(super) struct Watched {
     // As what it has been told to stay down.
     told: Option<CheckState>,
     has_panicked: bool,
+    /// Whether what answers is an agent.
+    pub(super) has_agent: bool,
 }
 
 impl Watched {
     pub(super) fn new(backend: Arc<Backend>, token: Token, target: &ProbeTarget) -> Self {
         let probed = target.of(&backend);
-        Self { backend, probed, token, seen: 0, abort: None, told: None, has_panicked: false }
+        let (abort, told, has_panicked, has_agent) = (None, None, false, false);
+        Self { backend, probed, token, seen: 0, abort, told, has_panicked, has_agent }
     }
 
     pub(super) fn runs(&mut self, abort: AbortHandle) {
@@ -47,6 +50,7 @@ impl Watched {
     pub(super) fn found(&mut self, verdict: Option<Verdict>, cluster: &Cluster) -> Option<Pace> {
         self.abort = None;
         let verdict = verdict.unwrap_or_else(|| self.panicked(cluster));
+        self.has_agent = matches!(verdict, Verdict::Agent(_));
         let (was_up, was) = (self.backend.is_up(), self.backend.condition());
         let observed = cluster.observe(&self.backend, self.token, &verdict)?;
         if was_up {

@@ -172,7 +172,8 @@ impl ClusterBuilder {
             backup_tenures: Tenures::default(),
         };
         let cluster = Cluster { inner: Arc::new(inner) };
-        cluster.welcome(&members);
+        // Nobody can track them yet, nor listen.
+        let _ = cluster.welcome(&members);
         if members.iter().any(|member| member.tracked().is_some()) {
             cluster.refresh(now());
         }

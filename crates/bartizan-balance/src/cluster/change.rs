@@ -118,28 +118,39 @@ impl Change {
         found
     }
 
-    /// The members from now on, if they may be others, and whose condition has changed.
+    /// Does what does not depend on the cluster.
     pub(super) fn apply(self, now: Instant) -> Result<Applied, ClusterError> {
         self.wrong.map_or(Ok(()), Err)?;
         self.members.as_deref().map_or(Ok(()), check_names)?;
-        let mut changed = Vec::new();
+        let mut applied = Applied { members: self.members, changed: vec![], touched: vec![] };
         for (backend, setting) in self.settings {
             match setting {
                 Setting::Weight(weight) => backend.set_weight(weight),
                 Setting::Max(max) => backend.set_max(max),
                 Setting::State(state, reason) => {
                     let want = |health: &mut HealthState| health.want(state, reason, now);
-                    let ((), change) = backend.live.change(want);
-                    changed.extend(change.map(|change| (backend, change)));
+                    if let ((), Some(change)) = backend.live.change(want) {
+                        applied.changed.push((backend, change));
+                        continue;
+                    }
                 }
             }
+            applied.touched.push(backend);
         }
-        Ok((self.members, changed))
+        Ok(applied)
     }
 }
 
-/// The members, if they may be others, and whose condition has changed.
-type Applied = (Option<Vec<Arc<Backend>>>, Vec<(Arc<Backend>, Changed)>);
+/// What a change has come to.
+#[derive(Debug)]
+pub(super) struct Applied {
+    /// The members, if they may be others.
+    pub(super) members: Option<Vec<Arc<Backend>>>,
+    /// Whose condition has changed.
+    pub(super) changed: Vec<(Arc<Backend>, Changed)>,
+    /// Who has changed in what is no condition.
+    pub(super) touched: Vec<Arc<Backend>>,
+}
 
 /// The weight that an agent wants, in HAProxy's range.
 fn weight_of(backend: &Backend, weight: AgentWeight) -> u16 {

@@ -88,18 +88,23 @@ impl Cluster {
     }
 
     /// Tells members that this cluster has to hear of changes.
-    pub(super) fn welcome(&self, members: &[Arc<Backend>]) {
+    pub(super) fn welcome(&self, members: &[Arc<Backend>]) -> Changes {
         let this = Arc::downgrade(&self.inner);
+        let mut changed = Changes::new();
         for member in members {
             member.live.audience().join(&this);
             if let Some(tracked) = member.tracked() {
                 tracked.live.audience().followed_by(member);
-                let found = tracked.live.checked();
                 let reason = format!("as {}, which it tracks", tracked.name());
-                // A cluster that is being made has no audience yet.
-                member.live.change(|health| health.follow(found, &reason, now()));
+                // Looked at with the lock held: who changes it meanwhile is heard after this.
+                let follow = |health: &mut HealthState| {
+                    health.follow(tracked.live.checked(), &reason, now());
+                };
+                let ((), change) = member.live.change(follow);
+                changed.extend(change.map(|change| (Arc::clone(member), change)));
             }
         }
+        changed
     }
 
     /// The members have changed: those who come are judged by all checks, those who go by none.
@@ -123,21 +128,19 @@ impl Cluster {
         }
         let added: Vec<_> =
             new.iter().filter(|member| !were.contains(&member.id())).cloned().collect();
-        self.welcome(&added);
+        // Those who track them may have been there before.
+        let mut changed = self.welcome(&added);
         let each = added.iter().flat_map(|member| writing.checks.iter().map(move |c| (member, *c)));
-        each.filter_map(|(member, (check, rules))| attach(member, check, rules, now)).collect()
+        changed
+            .extend(each.filter_map(|(member, (check, rules))| attach(member, check, rules, now)));
+        changed
     }
 
     /// What the time alone changes.
     pub(super) fn move_on(&self, table: &Table, now: Instant) -> Changes {
-        let ramp = self.inner.rules.slow_start;
         let mut changed = Changes::new();
         for member in table.members().iter() {
             let ((), change) = member.live.change(|health| {
-                let warm = |since| ramp.is_none_or(|ramp| ramp.is_over(since, now));
-                if health.recovered().is_some_and(warm) {
-                    health.warmed_up();
-                }
                 if health.ejection().ends().is_some_and(|until| until <= now) {
                     health.eject(Ejection::Trial, "its ejection is over", now);
                 }
@@ -161,6 +164,22 @@ impl Cluster {
         self.publish(&writing, table.refreshed(&self.inner.rules, now));
     }
 
+    /// These have changed in what is no condition: the other clusters that have them show it as well.
+    /// This one's lock must not be held.
+    pub(super) fn refresh_others(&self, touched: &[Arc<Backend>], now: Instant) {
+        let mut others: Vec<Arc<Inner>> = Vec::new();
+        for backend in touched {
+            let clusters = backend.live.audience().clusters();
+            for inner in clusters {
+                let is_known = |other: &Arc<Inner>| Arc::ptr_eq(other, &inner);
+                if !is_known(&self.inner) && !others.iter().any(is_known) {
+                    others.push(inner);
+                }
+            }
+        }
+        others.into_iter().for_each(|inner| Self { inner }.refresh(now));
+    }
+
     fn tell(&self, backend: &Arc<Backend>, change: &Changed) {
         if change.from == change.to {
             return;
@@ -181,6 +200,12 @@ impl Cluster {
             // Nobody may listen at the moment.
             let _ = changes.send(change);
         }
+    }
+
+    /// Tells of a change as the thread does that has made it.
+    #[cfg(test)]
+    pub(crate) fn announce_for_tests(&self, backend: &Arc<Backend>, change: Changed) {
+        announce(backend, &change, None);
     }
 
     /// Records that a backend is up or down, and publishes it. Returns whether that is news.
@@ -219,7 +244,8 @@ fn announce(backend: &Arc<Backend>, change: &Changed, published: Option<&Arc<Inn
     let followers = backend.live.audience().followers();
     for follower in followers {
         let reason = format!("as {}, which it tracks: {}", backend.name(), change.reason);
-        affect(&follower, |health| health.follow(change.checked, &reason, change.at));
+        // As it is by now: another thread may have changed it again, and told of that before.
+        affect(&follower, |health| health.follow(backend.live.checked(), &reason, change.at));
     }
 }
 
@@ -269,6 +295,11 @@ impl Attachment {
     pub(crate) fn say(&self) -> Say {
         self.say.clone()
     }
+
+    /// The same say once more: it ends with whichever is dropped first.
+    pub(crate) fn again(&self) -> Self {
+        Self { say: self.say() }
+    }
 }
 
 impl Say {
@@ -287,7 +318,11 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let Some(cluster) = self.say.cluster() else { return };
         let mut writing = cluster.writing();
-        writing.checks.retain(|(check, _)| *check != self.say.check);
+        let Some(place) = writing.checks.iter().position(|(check, _)| *check == self.say.check)
+        else {
+            return;
+        };
+        writing.checks.remove(place);
         for member in cluster.table().members().iter() {
             member.live.change(|health| health.detach(self.say.check));
         }

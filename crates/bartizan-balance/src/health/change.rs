@@ -15,6 +15,9 @@ use super::Condition;
 use crate::Backend;
 
 /// A backend of a cluster has changed its [`Condition`].
+///
+/// Changes that several threads make at the same moment may be told in another order:
+/// [`Cluster::health`](crate::Cluster::health) says what holds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HealthChange {

@@ -2,7 +2,8 @@
 
 use super::Verdict;
 
-/// Where checks start from, under the names of HAProxy's `init-state`.
+/// Where checks start from, under the names of HAProxy's `init-state`. It counts when checks begin,
+/// when a backend is added, and when it leaves maintenance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InitState {
@@ -66,6 +67,16 @@ pub enum OnError {
     SuddenDeath,
     /// They take it out.
     MarkDown,
+}
+
+/// The settings of a set of checks that the state machine needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckRules {
+    pub(crate) rise: u32,
+    pub(crate) fall: u32,
+    pub(crate) init: InitState,
+    /// Whether an agent judges, which may never say `up`.
+    pub(crate) agent: bool,
 }
 
 /// Turns verdicts into up and down, as HAProxy does.

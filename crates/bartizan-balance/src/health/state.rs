@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::{CheckState, Health, InitState, OnError, Pace, Verdict};
+use super::{CheckRules, CheckState, Health, HealthCounts, InitState, OnError, Pace, Verdict};
 use crate::State;
 use crate::passive::Growth;
 
@@ -57,49 +57,6 @@ impl fmt::Display for Condition {
     }
 }
 
-/// How a backend is, since when, and why. Its text is a sentence.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct HealthReport {
-    /// What it is, all in all.
-    pub condition: Condition,
-    /// Whether it may be picked in the cluster that was asked.
-    pub eligible: bool,
-    /// The part of its weight that it has, from 0 to 1: less than 1 during slow start.
-    pub weight_factor: f64,
-    /// Since when it is in this condition.
-    pub since: Instant,
-    /// For how long it has been.
-    pub age: Duration,
-    /// Why.
-    pub reason: Arc<str>,
-    /// What has happened to it so far.
-    pub counts: HealthCounts,
-}
-
-/// What has happened to a backend since it was made, in whatever clusters and checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HealthCounts {
-    /// Probes that found that it works, stopping or not.
-    pub checks_passed: u64,
-    /// Probes that found that it does not work, or that it is not who it should be.
-    pub checks_failed: u64,
-    /// How often it came up: checks, or the backend that it tracks, found it well again, or for the
-    /// first time if it had to pass a check first.
-    pub went_up: u64,
-    /// How often it went down, having been up.
-    pub went_down: u64,
-    /// How often requests had it ejected.
-    pub ejections: u64,
-}
-
-impl fmt::Display for HealthReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for {:.1?}: {}", self.condition, self.age, self.reason)
-    }
-}
-
 /// Whose verdicts count: those of the checks that are attached, since they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u64);
@@ -123,6 +80,8 @@ pub(crate) struct HealthState {
     recovered: Option<Instant>,
     condition: Condition,
     since: Instant,
+    // When anything was taken in last.
+    moved: Instant,
     reason: Arc<str>,
     counts: HealthCounts,
     // Whether it was up when that was counted.
@@ -136,6 +95,16 @@ struct Source {
     token: Token,
     health: Health,
     agent: bool,
+    // Whether what it finds is what earlier checks have left, and nothing of its own.
+    inherited: bool,
+    init: InitState,
+}
+
+impl Source {
+    /// Nobody has looked for a while: as when the checks began.
+    fn begin_anew(&mut self) {
+        self.health = self.health.clone().init(self.init, self.health.state());
+    }
 }
 
 /// What came of errors of requests.
@@ -163,16 +132,6 @@ impl Ejection {
     }
 }
 
-/// The settings of a set of checks that the state machine needs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CheckRules {
-    pub(crate) rise: u32,
-    pub(crate) fall: u32,
-    pub(crate) init: InitState,
-    /// Whether an agent judges, which may never say `up`.
-    pub(crate) agent: bool,
-}
-
 impl HealthState {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
@@ -184,6 +143,7 @@ impl HealthState {
             recovered: None,
             condition: Condition::Up,
             since: now,
+            moved: now,
             reason: Arc::from("nothing is known against it"),
             counts: HealthCounts::default(),
             counted_up: true,
@@ -195,7 +155,15 @@ impl HealthState {
         let token = Token(NEXT_TOKEN.fetch_add(1, Ordering::Relaxed));
         let left = std::mem::replace(&mut self.left, CheckState::Up);
         let health = Health::new(rules.rise, rules.fall).init(rules.init, left);
-        self.sources.push(Source { check, token, health, agent: rules.agent });
+        let inherited = !rules.init.is_down() && left > CheckState::Stopping;
+        self.sources.push(Source {
+            check,
+            token,
+            health,
+            agent: rules.agent,
+            inherited,
+            init: rules.init,
+        });
         // Nothing has been found yet: to start down is not to go down.
         self.counted_up = self.checked() <= CheckState::Stopping;
         self.settle(now, || "it has yet to pass its first check".into());
@@ -232,12 +200,25 @@ impl HealthState {
         now: Instant,
     ) -> Option<Observed> {
         let source = self.sources.iter_mut().find(|source| source.token == token)?;
+        // An agent may never say so much: what was left is for others to take back.
+        let says_nothing = matches!(verdict, Verdict::Agent(reply) if reply.up.is_none());
+        if std::mem::take(&mut source.inherited) && says_nothing {
+            self.left = self.left.max(source.health.state());
+            source.health = source.health.clone().starting(true);
+        }
         let needed = source.health.awaited();
         self.counts.count(verdict, source.health.is_up());
         let was_seen_down = source.health.was_seen_down();
         let change = source.health.observe(verdict);
-        if change == Some(true) {
-            self.recovered = was_seen_down.then_some(now);
+        if change == Some(true) && was_seen_down {
+            self.recovered = Some(now);
+        }
+        // Others have looked: what checks had found that have ended holds no more.
+        if verdict.is_pass()
+            && source.health.is_up()
+            && std::mem::replace(&mut self.left, CheckState::Up) > CheckState::Unproven
+        {
+            self.recovered = Some(now);
         }
         let reason = verdict.reason();
         self.settle(now, || match verdict {
@@ -270,6 +251,7 @@ impl HealthState {
         let was = std::mem::replace(&mut self.wanted, wanted);
         if was == State::Maintenance && wanted != State::Maintenance {
             self.recovered = Some(now);
+            self.sources.iter_mut().filter(|source| !source.agent).for_each(Source::begin_anew);
         }
         self.settle(now, || reason.to_owned());
     }
@@ -319,6 +301,11 @@ impl HealthState {
         self.since
     }
 
+    /// When it was changed last, whether or not its condition was.
+    pub(crate) fn moved(&self) -> Instant {
+        self.moved
+    }
+
     pub(crate) fn reason(&self) -> &Arc<str> {
         &self.reason
     }
@@ -328,17 +315,13 @@ impl HealthState {
         self.counts
     }
 
-    /// Since when it is back, while that matters.
+    /// Since when it is back, if it has ever been away. How long that matters, each cluster knows.
     pub(crate) fn recovered(&self) -> Option<Instant> {
         self.recovered
     }
 
-    /// Slow start is over.
-    pub(crate) fn warmed_up(&mut self) {
-        self.recovered = None;
-    }
-
     fn settle(&mut self, now: Instant, reason: impl FnOnce() -> String) {
+        self.moved = now;
         let is_up = self.checked() <= CheckState::Stopping;
         match (std::mem::replace(&mut self.counted_up, is_up), is_up) {
             (false, true) => self.counts.went_up += 1,
@@ -351,23 +334,6 @@ impl HealthState {
             self.since = now;
             self.reason = reason().into();
         }
-    }
-}
-
-impl HealthCounts {
-    fn count(&mut self, verdict: &Verdict, is_up: bool) {
-        let passed = match verdict {
-            Verdict::Pass => true,
-            // Of one that is down it is a failure.
-            Verdict::Stop { .. } => is_up,
-            Verdict::Fail { .. } | Verdict::Unfit { .. } => false,
-            Verdict::Agent(reply) => match reply.up {
-                Some(up) => up,
-                None => return,
-            },
-        };
-        let count = if passed { &mut self.checks_passed } else { &mut self.checks_failed };
-        *count += 1;
     }
 }
 

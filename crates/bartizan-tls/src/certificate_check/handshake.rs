@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig, Error};
@@ -75,13 +75,8 @@ struct Prepared {
 
 fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier: Arc<dyn ServerCertVerifier> = match &settings.roots {
-        Some(roots) => {
-            let roots = Arc::clone(roots.store());
-            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?
-        }
+    let verifier: Arc<dyn ServerCertVerifier> = match &settings.trust {
+        Some(trust) => Arc::clone(&trust.current().value.verifier),
         None => Arc::new(AcceptAny(provider.signature_verification_algorithms)),
     };
     let witness = Arc::new(Witness::new(verifier));
@@ -108,6 +103,12 @@ fn failure(error: io::Error, expected: &str, witness: &Witness) -> CertificateCh
         Some(error) => CertificateProblem::of(error, expected),
         None => None,
     };
+    let problem = problem.map(|problem| match problem {
+        CertificateProblem::WrongName { expected, names } if names.is_empty() => {
+            CertificateProblem::WrongName { expected, names: witness.names_in_vain() }
+        }
+        other => other,
+    });
     problem.map_or_else(|| CertificateCheckError::Handshake(error), Into::into)
 }
 

@@ -24,7 +24,7 @@ use tower_service::Service;
 
 use self::handshake::Name;
 use self::reminder::Reminder;
-use crate::server_roots::ServerRoots;
+use crate::server_trust::ServerTrust;
 use crate::{CertificateProblem, Clock, store};
 
 pub use self::answer::CheckedCertificate;
@@ -55,7 +55,7 @@ pub struct CertificateCheckLayer {
 #[derive(Clone, Debug)]
 struct Settings {
     // Without, whatever is presented is accepted.
-    roots: Option<ServerRoots>,
+    trust: Option<ServerTrust>,
     name: Option<Arc<str>>,
     alpn: Vec<Vec<u8>>,
     clock: Arc<dyn Clock>,
@@ -67,9 +67,10 @@ struct Settings {
 }
 
 impl CertificateCheckLayer {
-    /// Accepts certificates that `roots` vouch for.
-    pub fn new(roots: ServerRoots) -> Self {
-        Self::with(Some(roots))
+    /// Accepts certificates that `trust` vouches for: [`ServerRoots`](crate::ServerRoots) that stay as
+    /// they are, or a [`ServerTrust`] that is watched, with all that it asks for.
+    pub fn new(trust: impl Into<ServerTrust>) -> Self {
+        Self::with(Some(trust.into()))
     }
 
     /// Accepts any certificate, from any authority, for any name and at any time: to look at what
@@ -78,9 +79,9 @@ impl CertificateCheckLayer {
         Self::with(None)
     }
 
-    fn with(roots: Option<ServerRoots>) -> Self {
+    fn with(trust: Option<ServerTrust>) -> Self {
         let settings = Settings {
-            roots,
+            trust,
             name: None,
             alpn: [b"h2".as_slice(), b"http/1.1"].map(<[u8]>::to_vec).into(),
             clock: Arc::new(SystemClock),

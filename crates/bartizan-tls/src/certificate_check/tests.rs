@@ -16,8 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::*;
-use crate::Fingerprint;
 use crate::pem_source::PemSource;
+use crate::{Fingerprint, ServerRoots};
 
 const NAME: &str = "shop.example.test";
 

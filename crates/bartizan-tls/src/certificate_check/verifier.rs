@@ -10,18 +10,27 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
+use crate::server_trust::PresentedCertificate;
+
 /// Verifies as `inner` does, and remembers the chain of one handshake.
 #[derive(Debug)]
 pub(super) struct Witness {
     inner: Arc<dyn ServerCertVerifier>,
     chain: Mutex<Vec<CertificateDer<'static>>>,
+    // What a certificate is for that was not accepted.
+    names: Mutex<Vec<String>>,
     // The server has shown that it holds the key, which comes after the chain.
     proven: AtomicBool,
 }
 
 impl Witness {
     pub(super) fn new(inner: Arc<dyn ServerCertVerifier>) -> Self {
-        Self { inner, chain: Mutex::default(), proven: AtomicBool::new(false) }
+        Self {
+            inner,
+            chain: Mutex::default(),
+            names: Mutex::default(),
+            proven: AtomicBool::new(false),
+        }
     }
 
     /// The chain, leaf first, if it was accepted and its key was used; empty otherwise.
@@ -35,6 +44,11 @@ impl Witness {
     /// Whether the chain was accepted, whatever came after that.
     pub(super) fn has_accepted(&self) -> bool {
         !self.chain.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// What a certificate is for that was not accepted.
+    pub(super) fn names_in_vain(&self) -> Vec<String> {
+        std::mem::take(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn note(&self, proof: &Result<HandshakeSignatureValid, Error>) {
@@ -51,7 +65,11 @@ impl ServerCertVerifier for Witness {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
+        let verified = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now);
+        let verified = verified.inspect_err(|_| {
+            let names = PresentedCertificate::read(leaf).names;
+            *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        })?;
         let chain = std::iter::once(leaf).chain(intermediates);
         let chain = chain.map(|cert| cert.clone().into_owned()).collect();
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;

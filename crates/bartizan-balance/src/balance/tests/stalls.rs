@@ -196,3 +196,19 @@ fn a_limit_holds_for_who_is_not_in_the_table_yet() {
     let _second = home.lease_beyond(&b);
     assert_eq!(b.in_flight(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_client_waits_no_longer_than_the_ejection() {
+    let web = cluster(&["a"]);
+    let a = member(&web, 0);
+    web.update(|change| change.set_state("a", crate::State::Drain)).unwrap();
+    let until = now() + Duration::from_secs(1);
+    let out = crate::health::Ejection::Out { until };
+    crate::cluster::affect(&a, |health| health.eject(out, "errors", now()));
+    let net = Net::new(|_, _| Then::Answer);
+    let wait = StickyContract::new().on_down(OnPinnedDown::Wait(Duration::from_secs(10)));
+    let layer = BalanceLayer::new(web, RoundRobin::new()).affinity(PinTo(a.id(), wait));
+    let begin = Instant::now();
+    let answer = layer.layer(net.clone()).oneshot(Post("1")).await;
+    assert!(answer.is_ok() && begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
