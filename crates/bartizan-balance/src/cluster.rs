@@ -87,7 +87,8 @@ impl Cluster {
     ///
     /// A backend that is left in keeps its live state, if it is the same `Arc`; one that is taken
     /// out is not picked any more, and what is in flight there goes on. May be called from any
-    /// thread, but not from within `change`; two changes wait for each other.
+    /// thread, but not from within `change`, where no [`CheckGuard`](crate::CheckGuard) may be dropped
+    /// either; two changes wait for each other.
     ///
     /// # Errors
     ///
