@@ -222,8 +222,8 @@ impl HealthState {
         }
         let reason = verdict.reason();
         self.settle(now, || match verdict {
-            Verdict::Fail { .. } => format!("{needed} checks in a row failed: {reason}"),
-            _ if verdict.is_pass() => format!("{needed} checks in a row passed"),
+            Verdict::Fail { .. } => format!("{} failed: {reason}", checks(needed)),
+            _ if verdict.is_pass() => format!("{} passed", checks(needed)),
             _ => reason.to_owned(),
         });
         self.observed(token)
@@ -335,6 +335,10 @@ impl HealthState {
             self.reason = reason().into();
         }
     }
+}
+
+fn checks(many: u32) -> String {
+    if many == 1 { "a check".to_owned() } else { format!("{many} checks in a row") }
 }
 
 /// What the parts make together: the last table of [`Condition`].
