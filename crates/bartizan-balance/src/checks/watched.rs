@@ -51,13 +51,14 @@ impl Watched {
         self.abort = None;
         let verdict = verdict.unwrap_or_else(|| self.panicked(cluster));
         self.has_agent = matches!(verdict, Verdict::Agent(_));
-        let (was_up, was) = (self.backend.is_up(), self.backend.condition());
+        // Of what is up, which most are, it is not asked.
+        let down_as = (!self.backend.is_up()).then(|| self.backend.condition());
         let observed = cluster.observe(&self.backend, self.token, &verdict)?;
-        if was_up {
+        if down_as.is_none() {
             self.told = None;
         }
         // A change, and its reason, the cluster has told.
-        let is_told = was_up || was != self.backend.condition();
+        let is_told = down_as.is_none_or(|was| was != self.backend.condition());
         self.trace(is_told, observed, &verdict, cluster);
         Some(observed.pace)
     }
