@@ -115,21 +115,22 @@ impl Cluster {
         let mut asked = Change::new(Arc::clone(&old));
         change(&mut asked);
         let Applied { members, mut changed, touched } = asked.apply(now)?;
-        let Some(members) = members else {
-            // An agent may have set another maximum.
-            self.inner.queue.load().members(old.members());
-            self.publish(&writing, old.refreshed(&self.inner.rules, now));
-            drop(writing);
-            self.refresh_others(&touched, now);
-            self.announce(changed);
-            return Ok(());
-        };
-        changed.extend(self.admit(&writing, old.members(), &members, now));
-        self.inner.queue.load().members(&members);
-        let table = old.replaced(members.into(), &self.inner.rules, now);
-        let membership = table.membership();
-        self.publish(&writing, table);
-        self.inner.membership.send_replace(membership);
+        let (load, rules) = (self.inner.queue.load(), &self.inner.rules);
+        match members {
+            Some(members) => {
+                changed.extend(self.admit(&writing, old.members(), &members, now));
+                load.members(&members);
+                let table = old.replaced(members.into(), rules, now);
+                let membership = table.membership();
+                self.publish(&writing, table);
+                self.inner.membership.send_replace(membership);
+            }
+            None => {
+                // An agent may have set another maximum.
+                load.members(old.members());
+                self.publish(&writing, old.refreshed(rules, now));
+            }
+        }
         drop(writing);
         self.refresh_others(&touched, now);
         self.announce(changed);

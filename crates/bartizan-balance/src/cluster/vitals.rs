@@ -139,9 +139,12 @@ impl Cluster {
     /// What the time alone changes.
     pub(super) fn move_on(&self, table: &Table, now: Instant) -> Changes {
         let mut changed = Changes::new();
-        for member in table.members().iter() {
+        let is_over = |ejection: Ejection| ejection.ends().is_some_and(|until| until <= now);
+        // A request waits for this: only who is out is asked with a lock.
+        let out = table.members().iter().filter(|member| is_over(member.live.ejection()));
+        for member in out {
             let ((), change) = member.live.change(|health| {
-                if health.ejection().ends().is_some_and(|until| until <= now) {
+                if is_over(health.ejection()) {
                     health.eject(Ejection::Trial, "its ejection is over", now);
                 }
             });

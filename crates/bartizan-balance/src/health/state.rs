@@ -322,13 +322,14 @@ impl HealthState {
 
     fn settle(&mut self, now: Instant, reason: impl FnOnce() -> String) {
         self.moved = now;
-        let is_up = self.checked() <= CheckState::Stopping;
+        let checked = self.checked();
+        let is_up = checked <= CheckState::Stopping;
         match (std::mem::replace(&mut self.counted_up, is_up), is_up) {
             (false, true) => self.counts.went_up += 1,
             (true, false) => self.counts.went_down += 1,
             _ => {}
         }
-        let condition = combined(self.wanted, self.checked(), self.ejection);
+        let condition = combined(self.wanted, checked, self.ejection);
         if condition != self.condition {
             self.condition = condition;
             self.since = now;

@@ -204,12 +204,8 @@ where
         let request = asks.request(&backend);
         let connecting = self.connect.call(backend);
         Box::pin(async move {
-            let response = match ask(connecting, request).await {
-                Ok(response) => response,
-                Err(verdict) => return Ok(verdict),
-            };
-            let verdict = asks.judge(response).await;
-            Ok(verdict.err().unwrap_or(Verdict::Pass))
+            let judged = async { asks.judge(ask(connecting, request).await?).await };
+            Ok(judged.await.err().unwrap_or(Verdict::Pass))
         })
     }
 }
